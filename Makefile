@@ -1,0 +1,49 @@
+# Ruche: S3-compatible object storage. `make run` starts it, `make test` tests it.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := $(CURDIR)/bin/ruche
+UNIT    := $(shell go list ./... 2>/dev/null | grep -v '/conformance')
+
+.PHONY: help build run test unit sim blackbox race lint fuzz conformance bench soak check clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## bin/ruche
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/ruche
+
+run: build ## a store in ./data on 127.0.0.1:9000
+	$(BIN) serve --data ./data
+
+test: unit sim blackbox ## everything a change must pass, under 10 minutes
+
+unit: ## unit, datadriven and contract tests with the race detector
+	go test -race -short -timeout 15m $(UNIT)
+
+sim: ## simulated power cuts and crashes, without the race detector
+	go test -timeout 15m -run 'Sim|Crash|PowerCut|Fsync' ./node/... ./metadata/... ./gateway/object/...
+
+blackbox: build ## black-box S3 suite and Go SDK clients against a server of our own
+	RUCHE_BIN=$(BIN) go test -count=1 -timeout 15m ./conformance
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	./conformance/tools/fuzz.sh $(or $(FUZZTIME),10s)
+
+conformance: build ## every real client, over TLS and plain HTTP
+	./conformance/tools/install.sh
+	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -timeout 40m ./conformance/...
+
+bench: build ## load generator; PEER=URL PEER_PID=N alternates with another server
+	go run ./bench $(BENCHFLAGS)
+
+check: lint test conformance ## all of CI
+
+clean: ## remove what was built; data stays
+	rm -rf bin .cache
