@@ -35,7 +35,7 @@ const (
 // Commands of data groups.
 const (
 	KindOpenBucket     Kind = 40 // Settings: idempotent
-	KindPutSettings    Kind = 41 // Settings: epoch + 1
+	KindPutSettings    Kind = 41 // Settings: Settle.Epoch must be the present epoch + 1, else ErrStaleSettings
 	KindCloseBucket    Kind = 42 // Settings.Bucket: rejected unless empty
 	KindPurgeBucket    Kind = 43 // Settings.Bucket: drops the rows of a closed bucket
 	KindCommitVersion  Kind = 44 // CommitVersion
@@ -81,10 +81,16 @@ type Command struct {
 
 // Fence is a value of each group: Floor and the few living epochs above it.
 // Commands of any other epoch are refused, and results stored for them are
-// dropped. Epochs above the highest named one are not born yet and refused.
+// dropped. Epochs above the highest named one are not born yet and refused. A
+// fence only rises: Apply rejects a lower Floor, or an epoch that was dead, with
+// ErrConflict.
 type Fence struct {
 	Floor  uint64   // epochs below are dead
 	Living []uint64 // ascending, all >= Floor
+	// Highest is the highest epoch that was ever named. Apply keeps it and does
+	// not read it from commands: an epoch at or below it that is not living
+	// never lives again.
+	Highest uint64
 }
 
 // Clock adds monotonic time to the group's counter, by which quarantines are

@@ -18,6 +18,8 @@ type PG struct {
 	ID          uint32
 	Scheme      Scheme
 	Generations []Generation
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // Newest returns the newest generation.
@@ -28,10 +30,14 @@ func (p *PG) Newest() *Generation { return &p.Generations[len(p.Generations)-1] 
 type PGTable struct {
 	Version uint64
 	Groups  []PG // in order of ID, which runs from 0
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // DriveTable is every drive the cluster knows.
 type DriveTable struct {
 	Version uint64
 	Drives  []topology.Drive // in order of id
+
+	Unknown string // fields of later versions, kept as they came
 }

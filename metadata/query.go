@@ -103,4 +103,6 @@ type Owner struct {
 	Key    string
 	Order  uint64   // of the version, for a plain PUT
 	List   UploadID // of the upload, or of the version it became
+
+	Unknown string // fields of later versions, kept as they came
 }

@@ -20,6 +20,12 @@ var (
 	ErrNoSuchAccessKey    = errors.New("no such access key")
 	ErrAccessKeyExists    = errors.New("access key exists")
 	ErrTooManyBuckets     = errors.New("too many buckets")
+	// ErrInlineFull means that the group keeps no more inline bodies; the
+	// body must be written as chunks.
+	ErrInlineFull = errors.New("no room for inline bodies")
+	// ErrInvalidCommand means that the proposer made a command that
+	// contradicts itself.
+	ErrInvalidCommand = errors.New("invalid command")
 )
 
 // Failures that are not answers.
@@ -31,4 +37,7 @@ var (
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrUnavailable means that this copy of the metadata cannot serve.
 	ErrUnavailable = errors.New("metadata unavailable")
+	// ErrMetadataFull means that the state directory has no room for commands
+	// that add; deletes still work.
+	ErrMetadataFull = errors.New("metadata storage full")
 )

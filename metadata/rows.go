@@ -59,6 +59,8 @@ type Part struct {
 	MD5         [16]byte
 	Checksum    Checksum // as the client sees it
 	Modified    uint64   // order of the commit, microseconds; set by Apply
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // Chunk is the row of one chunk of a part. It is never rewritten by moves.
@@ -70,6 +72,8 @@ type Chunk struct {
 	Scheme     Scheme
 	Bytes      int64 // sealed bytes, at most ChunkBytes
 	Digest     Sum   // SHA-256 over the shard sums
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // PartPage is where a page of a long part list begins.
@@ -86,6 +90,8 @@ type PartList struct {
 	ID    UploadID
 	Parts uint32
 	Pages []PartPage
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // PartsPerPage is how many parts a page of a part list holds at most.
@@ -185,6 +191,8 @@ type Usage struct {
 	StoredBytes int64 // sealed bytes of all versions
 	Uploads     int64
 	UploadBytes int64 // sealed bytes of parts of uploads in progress
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // Account is a body that owns buckets.
@@ -233,6 +241,8 @@ type Trash struct {
 	Body   BodyKind // TrashPart
 	List   UploadID // TrashList, TrashUpload
 	Bytes  int64    // stored bytes that will come free, without parity
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // Short says that a chunk has fewer shards than its scheme asks for. It is the
@@ -244,4 +254,6 @@ type Short struct {
 	Missing uint32 // bit i: shard i is missing
 	Margin  uint8  // shards that may still be lost
 	Since   uint64 // order of the commit that recorded it; set by Apply
+
+	Unknown string // fields of later versions, kept as they came
 }

@@ -86,6 +86,8 @@ type Drive struct {
 	Device        string // name of the device it lies on, for failure domains; empty if unknown
 	CapacityBytes int64  // weight in placement
 	State         DriveState
+
+	Unknown string // fields of later versions, kept as they came
 }
 
 // Node is a process with drives at one site.
