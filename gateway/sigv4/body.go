@@ -32,6 +32,15 @@ type bodyBuffers struct {
 	reader *bufio.Reader
 	hash   hash.Hash
 	sts    []byte // hmacBlock bytes for the key pad, then a chunk's string to sign
+	digest [32]byte
+}
+
+// sum ends the present hash and begins the next. The result is valid until
+// the next call.
+func (b *bodyBuffers) sum() []byte {
+	b.hash.Sum(b.digest[:0])
+	b.hash.Reset()
+	return b.digest[:]
 }
 
 // lineBytes bounds a line of framing: a chunk header or a trailing header. It
@@ -58,7 +67,8 @@ var errClosed = errors.New("sigv4: body is closed")
 // errors of source that are not its early end come back wrapped.
 //
 // When the length is known, the last bytes are held back until the whole is
-// verified: a caller that got Length bytes need not read on to io.EOF.
+// verified: a caller that got Length bytes need not read on to io.EOF. With a
+// Length of 0 it must call Read once, for even an empty body has a hash.
 //
 // Call it once a request, and Close what it returns.
 func (id *Identity) Body(source io.Reader) *Body {
@@ -123,15 +133,14 @@ func (b *Body) readPlain(p []byte) (int, error) {
 }
 
 func (b *Body) compareHash() error {
-	var sum [32]byte
-	b.buffers.hash.Sum(sum[:0])
-	if subtle.ConstantTimeCompare(sum[:], b.id.SHA256[:]) == 1 {
+	sum := b.buffers.sum()
+	if subtle.ConstantTimeCompare(sum, b.id.SHA256[:]) == 1 {
 		return nil
 	}
 	return refuse(http.StatusBadRequest, "XAmzContentSHA256Mismatch",
 		"The provided 'x-amz-content-sha256' header does not match what was computed.",
 		Field{"ClientComputedContentSHA256", hex.EncodeToString(b.id.SHA256[:])},
-		Field{"S3ComputedContentSHA256", hex.EncodeToString(sum[:])})
+		Field{"S3ComputedContentSHA256", hex.EncodeToString(sum)})
 }
 
 // sourceError says that the source failed: its early end is the client's

@@ -3,7 +3,6 @@ package sigv4
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"io"
@@ -119,12 +118,14 @@ func (b *Body) nextChunk() error {
 // endChunk reads the line end behind a chunk's data and compares its
 // signature.
 func (b *Body) endChunk() error {
-	var crlf [2]byte
-	if _, err := io.ReadFull(b.buffers.reader, crlf[:]); err != nil {
-		return sourceError(err)
-	}
-	if crlf != [2]byte{'\r', '\n'} {
-		return incompleteBody(nil)
+	for _, want := range [2]byte{'\r', '\n'} {
+		got, err := b.buffers.reader.ReadByte()
+		if err != nil {
+			return sourceError(err)
+		}
+		if got != want {
+			return incompleteBody(nil)
+		}
 	}
 	return b.compareChunk()
 }
@@ -134,10 +135,7 @@ func (b *Body) compareChunk() error {
 	if !b.id.Payload.chunksSigned() {
 		return nil
 	}
-	var sum [32]byte
-	b.buffers.hash.Sum(sum[:0])
-	b.buffers.hash.Reset()
-	s := hex.AppendEncode(b.buffers.sts, sum[:])
+	s := hex.AppendEncode(b.buffers.sts, b.buffers.sum())
 	mac := hmacPadded(&b.id.key, s)
 	var want [signatureDigits]byte
 	hex.Encode(want[:], mac[:])
@@ -209,7 +207,6 @@ func (b *Body) readLine(limit int) ([]byte, error) {
 // they put empty lines and whether trailing headers end in CRLF or LF, so
 // empty lines may stand anywhere, but one must be the end.
 func (b *Body) readTail() error {
-	hash := sha256.New()
 	var trailers []Field
 	var signature string
 	for total, ended := 0, false; ; {
@@ -241,7 +238,7 @@ func (b *Body) readTail() error {
 			continue
 		}
 		trailers = append(trailers, Field{name, value})
-		io.WriteString(hash, name+":"+value+"\n")
+		b.buffers.hash.Write([]byte(name + ":" + value + "\n"))
 	}
 	if b.id.rawLength >= 0 && b.raw != b.id.rawLength {
 		return wrongLength(b.id.rawLength, b.raw)
@@ -253,7 +250,7 @@ func (b *Body) readTail() error {
 		return malformedTrailer()
 	}
 	if signature != "" {
-		if err := b.compareTrailer(signature, hash.Sum(nil)); err != nil {
+		if err := b.compareTrailer(signature); err != nil {
 			return err
 		}
 	}
@@ -281,7 +278,7 @@ func (b *Body) checkTrailers(trailers []Field) error {
 }
 
 // compareTrailer compares the signature over the trailing headers.
-func (b *Body) compareTrailer(signature string, sum []byte) error {
+func (b *Body) compareTrailer(signature string) error {
 	s := make([]byte, hmacBlock, 512)
 	s = append(s, trailAlgorithm...)
 	s = append(s, '\n')
@@ -291,7 +288,7 @@ func (b *Body) compareTrailer(signature string, sum []byte) error {
 	s = append(s, '\n')
 	s = append(s, b.buffers.sts[b.chunk.previous:][:signatureDigits]...)
 	s = append(s, '\n')
-	s = hex.AppendEncode(s, sum)
+	s = hex.AppendEncode(s, b.buffers.sum())
 	mac := hmacPadded(&b.id.key, s)
 	if subtle.ConstantTimeCompare([]byte(hex.EncodeToString(mac[:])), []byte(signature)) != 1 {
 		return mismatch(b.id.AccessKey, signature, s[hmacBlock:], nil)
