@@ -38,7 +38,7 @@ type Source struct {
 	stream  io.Reader // what is cut into segments: the body or its frames
 	sealer  *Sealer
 	index   uint64
-	carry   byte // first byte of the next segment, read to see that there is one
+	carry   [1]byte // first byte of the next segment, read to see that there is one
 	carried bool
 	done    bool
 	result  Result
@@ -125,7 +125,7 @@ func (s *Source) start() error {
 func (s *Source) fill(dst []byte) (n int, last bool, err error) {
 	full := s.sealer.Format().PlainBytes()
 	if s.carried {
-		dst[0], n, s.carried = s.carry, 1, false
+		dst[0], n, s.carried = s.carry[0], 1, false
 	}
 	m, err := readFull(s.stream, dst[n:full])
 	n += m
@@ -139,14 +139,9 @@ func (s *Source) fill(dst []byte) (n int, last bool, err error) {
 		return n, true, nil
 	}
 	// The segment is full. Only a byte behind it shows whether it is the last.
-	// dst has room for it where the tag will be; without a tag it is ours.
-	var one = dst[full : full+1 : full+1]
-	if s.sealer.Format().Overhead() == 0 {
-		one = s.body.one[:]
-	}
-	switch _, err := readFull(s.stream, one); err {
+	switch _, err := readFull(s.stream, s.carry[:]); err {
 	case nil:
-		s.carry, s.carried = one[0], true
+		s.carried = true
 		return n, false, nil
 	case io.EOF:
 		return n, true, nil
@@ -168,7 +163,6 @@ type body struct {
 	r    io.Reader
 	left int64 // negative if unknown
 	read int64
-	one  [1]byte
 }
 
 func (b *body) Read(p []byte) (int, error) {
