@@ -9,7 +9,6 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"sync"
 
 	"github.com/minio/sha256-simd"
 )
@@ -48,14 +47,13 @@ func (b *bodyBuffers) sum() []byte {
 // it straight into the caller's memory.
 const lineBytes = 4 << 10
 
-// bodies keeps the buffers of bodies between requests. It holds no state.
-var bodies = sync.Pool{New: func() any {
+func newBodyBuffers() any {
 	return &bodyBuffers{
 		reader: bufio.NewReaderSize(nil, lineBytes),
 		hash:   sha256.New(),
 		sts:    make([]byte, hmacBlock, 512),
 	}
-}}
+}
 
 // errClosed is returned by Read after Close.
 var errClosed = errors.New("sigv4: body is closed")
@@ -74,7 +72,7 @@ var errClosed = errors.New("sigv4: body is closed")
 func (id *Identity) Body(source io.Reader) *Body {
 	b := &Body{id: id, source: source}
 	if id.Payload != PayloadUnsigned {
-		b.buffers = bodies.Get().(*bodyBuffers)
+		b.buffers = id.bodies.Get().(*bodyBuffers)
 		b.buffers.hash.Reset()
 	}
 	if id.Payload.Chunked() {
@@ -157,7 +155,7 @@ func sourceError(err error) error {
 func (b *Body) Close() error {
 	if b.buffers != nil {
 		b.buffers.reader.Reset(nil)
-		bodies.Put(b.buffers)
+		b.id.bodies.Put(b.buffers)
 		b.buffers = nil
 	}
 	if b.err == nil || b.err == io.EOF {

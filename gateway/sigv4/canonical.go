@@ -32,17 +32,14 @@ type scratch struct {
 // pair is one encoded parameter in scratch.query.
 type pair struct{ start, equals, end int32 }
 
-// scratches keeps scratch memory between requests. It holds no state.
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
-
 // maxKeptBytes bounds what a pooled buffer may keep after a huge request.
 const maxKeptBytes = 16 << 10
 
-func (s *scratch) release() {
-	if cap(s.buf) > maxKeptBytes || cap(s.query) > maxKeptBytes {
-		return
+// release gives s back to its pool.
+func (s *scratch) release(pool *sync.Pool) {
+	if cap(s.buf) <= maxKeptBytes && cap(s.query) <= maxKeptBytes {
+		pool.Put(s)
 	}
-	scratches.Put(s)
 }
 
 // canonical is everything that goes into a canonical request.

@@ -21,7 +21,7 @@ type Error struct {
 // Field is one further element of an error's XML body.
 type Field struct {
 	Name  string // element name, such as "StringToSign"
-	Value string // text, not yet escaped for XML
+	Value string // text, not yet escaped for XML; parts that the client sent may hold any byte
 }
 
 // Error returns the code and the message.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -101,7 +102,7 @@ func FuzzChunked(f *testing.F) {
 		modes := []Payload{PayloadStreamingUnsignedTrailer, PayloadStreamingUnsignedTrailer, PayloadStreaming, PayloadStreamingTrailer}
 		id := &Identity{
 			Payload: modes[form%4], Length: int64(length), rawLength: int64(len(body)),
-			stamp: "20130524T000000Z", scope: "20130524/fr-metro/s3/aws4_request",
+			bodies: &sync.Pool{New: newBodyBuffers}, stamp: "20130524T000000Z", scope: "20130524/fr-metro/s3/aws4_request",
 		}
 		if form%2 == 1 {
 			id.TrailerNames = []string{"x-amz-checksum-crc32"}

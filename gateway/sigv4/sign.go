@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,6 +21,12 @@ type Signer struct {
 	SessionToken string // sent and signed as X-Amz-Security-Token when not empty
 	Region       string
 }
+
+// String names the access key and hides the secret.
+func (s *Signer) String() string { return "signer of " + s.AccessKey }
+
+// LogValue hides the secret from structured logs.
+func (s *Signer) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // Sign adds X-Amz-Date, X-Amz-Content-Sha256 and Authorization to r.
 // payloadHash is the hex SHA-256 of the body, [UnsignedPayload] or one of the
@@ -71,8 +78,7 @@ func (o *signed) finish(r *http.Request, names, payloadHash string, presigned bo
 	if host == "" {
 		host = r.URL.Host
 	}
-	sc := scratches.Get().(*scratch)
-	defer sc.release()
+	var sc scratch
 	if err := sc.build(canonical{
 		request: r, host: host, signedHeaders: names, payloadHash: payloadHash, presigned: presigned,
 	}); err != nil {

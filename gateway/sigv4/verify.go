@@ -6,9 +6,11 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -35,6 +37,12 @@ type Credentials struct {
 	SessionToken string
 }
 
+// String hides the secret.
+func (Credentials) String() string { return "credentials (hidden)" }
+
+// LogValue hides the secret from structured logs.
+func (c Credentials) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
 // Lookup finds the credentials of an access key. It returns [ErrUnknownKey]
 // (possibly wrapped) when there are none; any other error is handed through
 // to the caller of Verify, wrapped. It is called at most once a request, and
@@ -56,11 +64,19 @@ type Options struct {
 type Verifier struct {
 	opts Options
 	keys *keyCache
+
+	scratches sync.Pool // *scratch, one a verification
+	bodies    sync.Pool // *bodyBuffers, one a body between Body and Close
 }
 
 // NewVerifier returns a verifier.
 func NewVerifier(opts Options) *Verifier {
-	return &Verifier{opts: opts, keys: newKeyCache(cmp.Or(max(opts.CachedKeys, 0), 1024))}
+	return &Verifier{
+		opts:      opts,
+		keys:      newKeyCache(cmp.Or(max(opts.CachedKeys, 0), 1024)),
+		scratches: sync.Pool{New: func() any { return new(scratch) }},
+		bodies:    sync.Pool{New: newBodyBuffers},
+	}
 }
 
 // Identity is a verified request: who sent it and how its body is protected.
@@ -80,12 +96,24 @@ type Identity struct {
 	// TrailerNames are the names of the x-amz-trailer header, lower case.
 	TrailerNames []string
 
-	rawLength int64    // Content-Length, -1 when unknown
-	key       [32]byte // signing key, for chunks
-	seed      [64]byte // hex signature of the head, which the first chunk continues
-	stamp     string   // X-Amz-Date as signed
+	bodies    *sync.Pool // the verifier's
+	rawLength int64      // Content-Length, -1 when unknown
+	key       [32]byte   // signing key, for chunks
+	seed      [64]byte   // hex signature of the head, which the first chunk continues
+	stamp     string     // X-Amz-Date as signed
 	scope     string
 }
+
+// String says who sent the request and how, without the signing key.
+func (id *Identity) String() string {
+	if id.Kind == Anonymous {
+		return "anonymous"
+	}
+	return id.AccessKey + " " + id.scope
+}
+
+// LogValue keeps the signing key out of structured logs.
+func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
 // Verify checks the head of r and returns who signed it. The body is not
 // touched; read it through [Identity.Body]. A request without any signature
@@ -112,7 +140,7 @@ func (v *Verifier) verify(r *http.Request, host string, now time.Time, lookup Lo
 	if bad != nil {
 		return nil, bad
 	}
-	id := &Identity{Kind: kind}
+	id := &Identity{Kind: kind, bodies: &v.bodies}
 	hash, bad := payloadHash(r.Header, &c, kind)
 	if bad != nil {
 		return nil, bad
@@ -218,7 +246,7 @@ func (v *Verifier) authenticate(r *http.Request, host string, c *claim, hash str
 	}
 	id.AccessKey, id.Region, id.Time, id.stamp, id.scope = c.accessKey, c.region, c.time, c.stamp, c.scope
 	id.key = v.keys.get(keyID{c.accessKey, c.date, c.region}, creds.Secret)
-	if err := id.compare(r, host, c, hash); err != nil {
+	if err := v.compare(r, host, c, hash, id); err != nil {
 		return err
 	}
 	if subtle.ConstantTimeCompare([]byte(creds.SessionToken), []byte(c.token)) != 1 {
@@ -230,9 +258,9 @@ func (v *Verifier) authenticate(r *http.Request, host string, c *claim, hash str
 // compare builds the canonical request and compares its signature. An escaped
 // slash in the path is ambiguous, for clients sign it as "/" or as "%2F": both
 // are tried.
-func (id *Identity) compare(r *http.Request, host string, c *claim, hash string) error {
-	s := scratches.Get().(*scratch)
-	defer s.release()
+func (v *Verifier) compare(r *http.Request, host string, c *claim, hash string, id *Identity) error {
+	s := v.scratches.Get().(*scratch)
+	defer s.release(&v.scratches)
 	in := canonical{
 		request: r, host: host, signedHeaders: c.signedHeaders, payloadHash: hash, presigned: c.presigned,
 	}
