@@ -609,3 +609,39 @@ func TestVerifyAllocations(t *testing.T) {
 		t.Errorf("a verification makes %v allocations", n)
 	}
 }
+
+func TestCanonicalHeaders(t *testing.T) {
+	t.Parallel()
+	long := "x-amz-meta-" + strings.Repeat("long-", 20)
+	r := &http.Request{ContentLength: 7, TransferEncoding: []string{"chunked"}, Header: http.Header{
+		"X-Amz-Meta-A": {" a ", "b  c"}, http.CanonicalHeaderKey(long): {"v"}, "Etag": {`"a  b"`},
+	}}
+	for name, want := range map[string]string{
+		"host": "h", "content-length": "7", "transfer-encoding": "chunked", "x-amz-meta-a": "a,b c", long: "v",
+		"etag": `"a b"`, "x-absent": "", "": "",
+	} {
+		if got := string(appendHeader(nil, r, name, " h ")); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	r.Header["Content-Length"], r.ContentLength = []string{"9"}, -1
+	if got := string(appendHeader(nil, r, "content-length", "")); got != "9" {
+		t.Errorf("content-length %q, want the one that was sent", got)
+	}
+}
+
+func TestUnsortedSignedHeaders(t *testing.T) {
+	t.Parallel()
+	r := signedPut(t, nil)
+	const names = "x-amz-date;x-amz-content-sha256;host"
+	s := Signer{AccessKey: exampleKey, Secret: exampleSecret, Region: "fr-metro"}
+	out := s.begin(exampleTime())
+	if err := out.finish(r, names, UnsignedPayload, false); err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+exampleKey+"/"+out.scope+", SignedHeaders="+names+
+		", Signature="+string(out.seed[:]))
+	if _, err := verifyExample(r); err != nil {
+		t.Error(err, details(err))
+	}
+}
