@@ -79,7 +79,7 @@ func DeriveAccount(account Key) *AccountKeys {
 }
 
 // Format writes a text without the keys.
-func (a *AccountKeys) Format(s fmt.State, _ rune) { io.WriteString(s, "seal.AccountKeys(redacted)") }
+func (a AccountKeys) Format(s fmt.State, _ rune) { io.WriteString(s, "seal.AccountKeys(redacted)") }
 
 // BucketBinding says which key a wrapped bucket key is. All of it is
 // additional data of the wrapping.
@@ -133,7 +133,7 @@ func DeriveBucket(bucket Key) *BucketKeys {
 }
 
 // Format writes a text without the keys.
-func (k *BucketKeys) Format(s fmt.State, _ rune) { io.WriteString(s, "seal.BucketKeys(redacted)") }
+func (k BucketKeys) Format(s fmt.State, _ rune) { io.WriteString(s, "seal.BucketKeys(redacted)") }
 
 // Binding says which key a wrapped data key is. All of it is additional data
 // of the wrapping.

@@ -236,7 +236,8 @@ func TestKeysNeverPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	printed := []string{log.String(), string(js), key.String()}
-	things := []any{key, &key, struct{ Key Key }{key}, []Key{key}, DeriveAccount(key), DeriveBucket(key), Part{Key: key, ID: part}, Options{Key: key}}
+	things := []any{key, &key, struct{ Key Key }{key}, []Key{key}, DeriveAccount(key), DeriveBucket(key), Part{Key: key, ID: part}, Options{Key: key},
+		*DeriveAccount(key), *DeriveBucket(key), NewSource(Options{Key: key}, nil), NewSealer(FormatPlain, key, part, 0)}
 	for _, thing := range things {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%d", "%q"} {
 			printed = append(printed, fmt.Sprintf(verb, thing))

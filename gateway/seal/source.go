@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/ruche-storage/ruche/metadata"
@@ -100,6 +101,9 @@ func (s *Source) Close() {
 		s.err = io.ErrClosedPipe
 	}
 }
+
+// Format writes a text without the key of the part.
+func (s *Source) Format(f fmt.State, _ rune) { io.WriteString(f, "seal.Source(redacted)") }
 
 // start decides about compression by the first frame, as the additional data
 // of every segment names it.

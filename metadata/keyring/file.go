@@ -196,7 +196,7 @@ func (k *Keyring) body(omit topology.DriveID) []byte {
 		b = appendBytes(b, fieldMaster, appendUint(sub, 3, uint64(m.created)))
 	}
 	for _, d := range k.drives {
-		if d.id != omit {
+		if omit.IsZero() || d.id != omit {
 			sub := appendBytes(nil, 1, d.id[:])
 			b = appendBytes(b, fieldDrive, appendBytes(sub, 2, d.key[:]))
 		}

@@ -185,16 +185,17 @@ func (k *Keyring) CheckCluster(id ClusterID) error {
 	return nil
 }
 
-// Format writes what may be shown, for every verb of package fmt.
-func (k *Keyring) Format(s fmt.State, _ rune) { io.WriteString(s, k.String()) }
+// Format writes what may be shown, for every verb of package fmt. It is a
+// method of the value, so that a copy prints no key either.
+func (k Keyring) Format(s fmt.State, _ rune) { io.WriteString(s, k.String()) }
 
 // String says what the keyring is, without its keys.
-func (k *Keyring) String() string {
+func (k Keyring) String() string {
 	return fmt.Sprintf("keyring %d of cluster %s: %d master keys, %d drives", k.version, k.cluster, len(k.masters), len(k.drives))
 }
 
 // LogValue returns what may be shown.
-func (k *Keyring) LogValue() slog.Value { return slog.StringValue(k.String()) }
+func (k Keyring) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // next returns a copy to be changed, one version later.
 func (k *Keyring) next() *Keyring {
