@@ -58,14 +58,14 @@ type Endpoints struct {
 // Safety is what may still be lost. Zero margin means that the loss of one
 // more drive may lose data.
 type Safety struct {
-	Parity        int     `json:"parity"`         // m of the scheme
-	MayLose       int     `json:"may_lose"`       // drives that may be lost now without losing an object
-	Away          int     `json:"away"`           // drives that are absent, fenced or being rebuilt
-	ShortChunks   int64   `json:"short_chunks"`   // chunks with fewer shards than they should have
-	LeastMargin   int     `json:"least_margin"`   // shards that the worst of them may still lose
-	Unrepairable  int64   `json:"unrepairable"`   // chunks with too few shards left
+	Parity        int     `json:"parity"`          // m of the scheme
+	MayLose       int     `json:"may_lose"`        // drives that may be lost now without losing an object
+	Away          int     `json:"away"`            // drives that are absent, fenced or being rebuilt
+	ShortChunks   int64   `json:"short_chunks"`    // chunks with fewer shards than they should have
+	LeastMargin   int     `json:"least_margin"`    // shards that the worst of them may still lose
+	Unrepairable  int64   `json:"unrepairable"`    // chunks with too few shards left
 	BackInSeconds Seconds `json:"back_in_seconds"` // estimate until all is whole; 0 for none or unknown
-	Writable      bool    `json:"writable"`       // enough drives take shards for a PUT to succeed
+	Writable      bool    `json:"writable"`        // enough drives take shards for a PUT to succeed
 }
 
 // Usage counts what is stored.
