@@ -286,9 +286,21 @@ type frameReader struct {
 }
 
 func (r *frameReader) Read(p []byte) (int, error) {
+	if err := r.ready(); err != nil {
+		return 0, err
+	}
+	n := copy(p, r.plain)
+	r.plain = r.plain[n:]
+	return n, nil
+}
+
+// WriteTo implements [io.WriterTo].
+func (r *frameReader) WriteTo(w io.Writer) (int64, error) { return writeTo(w, r.ready, &r.plain) }
+
+func (r *frameReader) ready() error {
 	for len(r.plain) == 0 {
 		if r.err != nil {
-			return 0, r.err
+			return r.err
 		}
 		if r.left == 0 {
 			r.err = io.EOF
@@ -296,9 +308,7 @@ func (r *frameReader) Read(p []byte) (int, error) {
 		}
 		r.plain, r.err = r.next()
 	}
-	n := copy(p, r.plain)
-	r.plain = r.plain[n:]
-	return n, nil
+	return nil
 }
 
 // next reads and unpacks a frame and returns its part of the range.

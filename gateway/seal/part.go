@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -27,8 +28,8 @@ type Fetch func(off, n int64) (io.ReadCloser, error)
 // the lengths of p are impossible, [ErrOpen] or [ErrCompressed] if the bytes
 // are not those of the part; those of fetch come through.
 //
-// Every byte that is read was found authentic first. The reader must be
-// closed; that closes what fetch returned. c may be nil for parts that are not
+// Every byte that is read was found authentic first. What fetch returns may be
+// a [Lender]; what Open returns is an [io.WriterTo]. The reader must be closed; that closes what fetch returned. c may be nil for parts that are not
 // compressed.
 func (c *Codecs) Open(p Part, off, n int64, fetch Fetch) (io.ReadCloser, error) {
 	stream, err := p.Format.PlainLength(p.SealedBytes)
@@ -60,7 +61,8 @@ func (c *Codecs) Open(p Part, off, n int64, fetch Fetch) (io.ReadCloser, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &chained{ReadCloser: index.NewReader(c, p.Compression, stored, off, n), under: stored}, nil
+	frames := index.NewReader(c, p.Compression, stored, off, n)
+	return &chained{Reader: frames, own: frames, under: stored}, nil
 }
 
 func (p *Part) readIndex(opener *Opener, stream int64, fetch Fetch) (*Index, error) {
@@ -89,22 +91,26 @@ func openStream(o *Opener, sealed, off, n int64, fetch Fetch) (io.ReadCloser, er
 	if err != nil {
 		return nil, err
 	}
-	return &chained{ReadCloser: io.NopCloser(o.NewReader(under, r, nil)), under: under}, nil
+	return &chained{Reader: o.NewReader(under, r, nil), under: under}, nil
 }
 
 // chained closes what lies under a reader with it.
 type chained struct {
-	io.ReadCloser
+	io.Reader
+	own   io.Closer // of the reader itself, or nil
 	under io.Closer
 }
 
+// WriteTo implements [io.WriterTo] by the reader's own.
+func (c *chained) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, c.Reader) }
+
 // Close closes the reader and what it reads from.
 func (c *chained) Close() error {
-	err := c.ReadCloser.Close()
-	if under := c.under.Close(); err == nil {
-		err = under
+	var err error
+	if c.own != nil {
+		err = c.own.Close()
 	}
-	return err
+	return errors.Join(err, c.under.Close())
 }
 
 type eof struct{}

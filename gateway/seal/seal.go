@@ -222,31 +222,56 @@ func (o *Opener) Open(dst, sealed []byte, index uint64, last bool) ([]byte, erro
 // r.Sealed bytes from r.Offset on; nothing is read behind them. buf is used
 // for one segment; if it is shorter than [SegmentBytes], one is allocated.
 //
-// Bytes are returned only after the whole segment they come from was found
-// authentic. The errors of sealed come through as they are, its early end as
+// If sealed is a [Lender], segments are opened in the bytes it lends and buf is
+// not used. Bytes are returned only after the whole segment they come from was
+// found authentic. The errors of sealed come through as they are, its early end as
 // io.ErrUnexpectedEOF. The Opener is in use until the reader is not.
 func (o *Opener) NewReader(sealed io.Reader, r Range, buf []byte) *Reader {
-	if len(buf) < SegmentBytes {
+	lender, lends := sealed.(Lender)
+	if !lends && len(buf) < SegmentBytes {
 		buf = make([]byte, SegmentBytes)
 	}
-	return &Reader{opener: o, sealed: sealed, r: r, buf: buf}
+	return &Reader{opener: o, sealed: sealed, lender: lender, r: r, buf: buf}
+}
+
+// A Lender is a source of sealed bytes that has them in memory already.
+type Lender interface {
+	// Lend returns the next n bytes, which the caller may overwrite. They are
+	// valid until the next call. It returns io.ErrUnexpectedEOF if fewer than
+	// n bytes are left.
+	Lend(n int) ([]byte, error)
 }
 
 // Reader reads plain bytes: see [Opener.NewReader].
 type Reader struct {
 	opener *Opener
 	sealed io.Reader
+	lender Lender // sealed, or nil
 	r      Range // what is still to come, but Skip once used up
 	buf    []byte
-	plain  []byte // opened and not yet returned; lies within buf
+	plain  []byte // opened and not yet returned; lies within buf or what was lent
 	err    error
 }
 
 // Read implements [io.Reader].
 func (r *Reader) Read(p []byte) (int, error) {
+	if err := r.ready(); err != nil {
+		return 0, err
+	}
+	n := copy(p, r.plain)
+	r.plain = r.plain[n:]
+	return n, nil
+}
+
+// WriteTo implements [io.WriterTo]: it writes a segment at a time, without
+// another copy.
+func (r *Reader) WriteTo(w io.Writer) (int64, error) { return writeTo(w, r.ready, &r.plain) }
+
+// ready returns when there are plain bytes to return, or why there are none.
+func (r *Reader) ready() error {
 	for len(r.plain) == 0 {
 		if r.err != nil {
-			return 0, r.err
+			return r.err
 		}
 		if r.r.Count == 0 {
 			r.err = io.EOF
@@ -254,22 +279,53 @@ func (r *Reader) Read(p []byte) (int, error) {
 		}
 		r.plain, r.err = r.next()
 	}
-	n := copy(p, r.plain)
-	r.plain = r.plain[n:]
-	return n, nil
+	return nil
+}
+
+// writeTo writes *plain to w each time that ready has filled it.
+func writeTo(w io.Writer, ready func() error, plain *[]byte) (int64, error) {
+	var total int64
+	for {
+		switch err := ready(); {
+		case err == io.EOF:
+			return total, nil
+		case err != nil:
+			return total, err
+		}
+		n, err := w.Write(*plain)
+		total += int64(n)
+		*plain = (*plain)[n:]
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// sealedBytes returns the next n sealed bytes.
+func (r *Reader) sealedBytes(n int) ([]byte, error) {
+	if r.lender != nil {
+		b, err := r.lender.Lend(n)
+		if err == nil && len(b) != n {
+			err = io.ErrUnexpectedEOF
+		}
+		return b, err
+	}
+	_, err := readFull(r.sealed, r.buf[:n])
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return r.buf[:n], err
 }
 
 // next opens one segment and returns its part of the range.
 func (r *Reader) next() ([]byte, error) {
 	n := min(r.r.Sealed, SegmentBytes)
-	if _, err := io.ReadFull(r.sealed, r.buf[:n]); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	sealed, err := r.sealedBytes(int(n))
+	if err != nil {
 		return nil, err
 	}
 	last := r.r.Final && r.r.Count == 1
-	plain, err := r.opener.Open(r.buf[:0], r.buf[:n], r.r.First, last)
+	plain, err := r.opener.Open(sealed[:0], sealed, r.r.First, last)
 	if err != nil {
 		return nil, err
 	}

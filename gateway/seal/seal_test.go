@@ -380,6 +380,68 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// lender lends from a copy of its bytes.
+type lender struct{ *bytes.Reader }
+
+func (l lender) Close() error { return nil }
+
+func (l lender) Lend(n int) ([]byte, error) {
+	b := make([]byte, n)
+	if m, err := l.Read(b); m < n || err != nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return b, nil
+}
+
+// TestLenderAndWriteTo reads through both short cuts, compressed and not.
+func TestLenderAndWriteTo(t *testing.T) {
+	t.Parallel()
+	key, part := testKey(10)
+	plain := text(3 * FrameBytes / 2)
+	codecs := NewCodecs()
+	for _, format := range []Format{FormatPlain, FormatSealed} {
+		for _, by := range []metadata.Compression{metadata.CompressionOff, metadata.CompressionS2} {
+			o := Options{Format: format, Key: key, Part: part, Compression: by, Length: -1, Codecs: codecs}
+			sealed, p := sealAll(t, o, bytes.NewReader(plain))
+			cut := int64(0)
+			fetch := func(off, n int64) (io.ReadCloser, error) {
+				return lender{bytes.NewReader(sealed[off : off+n-cut])}, nil
+			}
+			r, err := codecs.Open(p, 5, p.Bytes-9, fetch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := r.(io.WriterTo); !ok {
+				t.Error("what Open returns is no io.WriterTo")
+			}
+			var got bytes.Buffer
+			if n, err := io.Copy(&got, r); n != p.Bytes-9 || err != nil || !bytes.Equal(got.Bytes(), plain[5:p.Bytes-4]) {
+				t.Errorf("format %d, compression %d: %d bytes, %v", format, by, n, err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if by == metadata.CompressionOff {
+				cut = 1
+				r, err := codecs.Open(p, 0, p.Bytes, fetch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, r); err != io.ErrUnexpectedEOF {
+					t.Errorf("lender that ends early: %v", err)
+				}
+				if _, err := io.Copy(failing{}, r); err == nil {
+					t.Error("a writer's error is lost")
+				}
+			}
+		}
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("client is gone") }
+
 func TestSealPanics(t *testing.T) {
 	t.Parallel()
 	key, part := testKey(7)
