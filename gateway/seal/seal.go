@@ -247,7 +247,7 @@ type Reader struct {
 	opener *Opener
 	sealed io.Reader
 	lender Lender // sealed, or nil
-	r      Range // what is still to come, but Skip once used up
+	r      Range  // what is still to come, but Skip once used up
 	buf    []byte
 	plain  []byte // opened and not yet returned; lies within buf or what was lent
 	err    error
