@@ -17,6 +17,10 @@ var (
 	ErrBusy = errors.New("object: busy")
 	// ErrUnreadable means that too few intact shards could be read.
 	ErrUnreadable = errors.New("object: too few readable shards")
+	// ErrDamaged means that what was read is not what was written: metadata
+	// that does not match its MAC, or bytes that do not match the checksum of
+	// their part. Nothing of it is returned.
+	ErrDamaged = errors.New("object: damaged")
 	// ErrUnwritable means that too few drives took their shard.
 	ErrUnwritable = errors.New("object: too few writable drives")
 	// ErrFull means that the drives have no room for more objects.

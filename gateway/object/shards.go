@@ -58,8 +58,9 @@ type Shards interface {
 }
 
 // ShardWriter takes the framed bytes of one shard. It is used by one goroutine
-// at a time and must end with Close or Abort.
-type ShardWriter interface {
+// at a time and must end with Close or Abort. It is an alias, so that package
+// node, which may not import this one, implements Shards as it is.
+type ShardWriter = interface {
 	// Write appends framed bytes: whole cells, each followed by its checksum.
 	// It does not keep p and, unlike an io.Writer, may change it.
 	Write(p []byte) (int, error)

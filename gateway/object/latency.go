@@ -1,0 +1,96 @@
+package object
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// latencies knows how long shard reads take: over all, for the delay of a
+// hedge, and for each drive, so that one that is slow is asked last.
+type latencies struct {
+	now func() time.Time
+
+	buckets [latencyBuckets]atomic.Uint32 // by binary logarithm of microseconds
+	samples atomic.Uint32
+	high    atomic.Int64 // p95, recomputed every latencySamples reads
+
+	drives sync.Map // topology.DriveID -> *driveLatency
+}
+
+const (
+	latencyBuckets = 32
+	latencySamples = 256
+
+	// slowFactor is how much slower than p95 a drive must be on average to
+	// be asked last, and slowMemory how long that lasts without a new read.
+	slowFactor = 4
+	slowMemory = 5 * time.Second
+)
+
+// driveLatency is a moving average over about eight reads.
+type driveLatency struct {
+	average atomic.Int64 // nanoseconds
+	last    atomic.Int64 // when the average last changed, nanoseconds since 1970
+}
+
+// note records a read. It may lose a sample to a concurrent one.
+func (l *latencies) note(d topology.DriveID, took time.Duration) {
+	bucket := min(bits.Len64(uint64(took.Microseconds())), latencyBuckets-1)
+	l.buckets[bucket].Add(1)
+	if l.samples.Add(1)%latencySamples == 0 {
+		l.recompute()
+	}
+	drive := l.drive(d)
+	old := drive.average.Load()
+	if old == 0 {
+		old = int64(took)
+	}
+	drive.average.Store(old + (int64(took)-old)/8)
+	drive.last.Store(l.now().UnixNano())
+}
+
+func (l *latencies) drive(d topology.DriveID) *driveLatency {
+	if known, ok := l.drives.Load(d); ok {
+		return known.(*driveLatency)
+	}
+	known, _ := l.drives.LoadOrStore(d, new(driveLatency))
+	return known.(*driveLatency)
+}
+
+// recompute finds p95 and halves the counts, so that what was long ago fades.
+func (l *latencies) recompute() {
+	var total uint32
+	var counts [latencyBuckets]uint32
+	for i := range counts {
+		counts[i] = l.buckets[i].Load()
+		total += counts[i]
+		l.buckets[i].Store(counts[i] / 2)
+	}
+	var sum uint32
+	for i, n := range counts {
+		if sum += n; uint64(sum)*100 >= uint64(total)*95 {
+			l.high.Store(int64(time.Microsecond) << i)
+			return
+		}
+	}
+}
+
+// p95 is the time within which 95 % of the shard reads of late were done,
+// rounded up to a power of two of microseconds; 0 while there are few.
+func (l *latencies) p95() time.Duration { return time.Duration(l.high.Load()) }
+
+// slow reports whether a drive is to be asked last. After a while without
+// reads it is given another chance.
+func (l *latencies) slow(d topology.DriveID, least time.Duration) bool {
+	known, ok := l.drives.Load(d)
+	if !ok {
+		return false
+	}
+	drive := known.(*driveLatency)
+	limit := max(least, slowFactor*l.p95())
+	return time.Duration(drive.average.Load()) > limit && l.now().UnixNano()-drive.last.Load() < int64(slowMemory)
+}

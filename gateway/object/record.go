@@ -1,0 +1,84 @@
+package object
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// putRecord writes an account or bucket record on m+1 drives, one more than
+// may be lost at once. It needs all of them to be durable.
+func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, payload []byte) error {
+	if err := e.random(rec.Shard.Chunk[:]); err != nil {
+		return err
+	}
+	pg, err := e.choosePG()
+	if err != nil {
+		return err
+	}
+	need := int(pg.Scheme.Parity) + 1
+	var candidates []topology.DriveID
+	for _, d := range pg.Newest().Members {
+		if e.options.Drives.Condition(d).Writable {
+			candidates = append(candidates, d)
+		}
+	}
+	written, errs := 0, []error{}
+	for written < need && len(candidates) > 0 {
+		n := min(need-written, len(candidates))
+		results := make([]error, n)
+		var group sync.WaitGroup
+		for i, d := range candidates[:n] {
+			group.Go(func() { results[i] = e.shards.PutRecord(ctx, d, rec, payload) })
+		}
+		group.Wait()
+		for _, err := range results {
+			if err == nil {
+				written++
+			} else {
+				errs = append(errs, err)
+			}
+		}
+		candidates = candidates[n:]
+	}
+	if written < need {
+		return fmt.Errorf("object: record on %d of %d drives: %w: %w", written, need, ErrUnwritable, errors.Join(errs...))
+	}
+	return nil
+}
+
+const recordVersion = 1
+
+// accountRecord encodes what an account record carries: see FORMAT.md.
+func accountRecord(a *metadata.Account) []byte {
+	b := []byte{recordVersion}
+	b = append(b, a.ID[:]...)
+	b = append(b, a.Key[:]...)
+	b = append(b, a.MasterKey[:]...)
+	b = appendText(b, a.WrappedKey)
+	b = appendText(b, a.Canonical)
+	return appendText(b, a.Name)
+}
+
+// bucketRecord encodes what a bucket record carries. The name is sealed if the
+// bucket has a key.
+func (e *Engine) bucketRecord(row *metadata.Bucket, name []byte) []byte {
+	b := []byte{recordVersion}
+	b = append(b, row.ID[:]...)
+	b = append(b, row.Owner[:]...)
+	b = append(b, row.Key[:]...)
+	b = binary.LittleEndian.AppendUint32(b, row.Group)
+	b = appendText(b, row.WrappedKey)
+	b = appendText(b, string(name))
+	return appendText(b, row.Region)
+}
+
+func appendText(b []byte, s string) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(s)))
+	return append(b, s...)
+}
