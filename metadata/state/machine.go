@@ -127,9 +127,9 @@ func (b *Batch) Commit(sync *pebble.WriteOptions) error {
 	return errors.Join(err, b.b.Close())
 }
 
-// Finish puts the rows that are written once a batch into it and returns the
-// Pebble batch, for callers that commit it themselves. They must not apply
-// more commands to b.
+// Finish puts the rows that are written once a batch into it, for callers that
+// commit the batch below it themselves and then call Close. They must not
+// apply more commands to b.
 func (b *Batch) Finish() error {
 	if b.err != nil {
 		return b.err
@@ -157,6 +157,9 @@ func (b *Batch) Finish() error {
 
 // Pebble returns the batch below b, to be committed after Finish.
 func (b *Batch) Pebble() *pebble.Batch { return b.b }
+
+// Close frees a batch that was committed by way of Pebble.
+func (b *Batch) Close() error { return b.b.Close() }
 
 // Discard drops what was applied since the batch began.
 func (b *Batch) Discard() {

@@ -1,0 +1,408 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/state"
+)
+
+// Local is the engine of a single copy. All methods may be called
+// concurrently.
+type Local struct {
+	opts    Options
+	cache   *pebble.Cache
+	db      *pebble.DB
+	machine *state.Machine
+	stamps  *stamper
+	space   *space
+	counts  counters
+
+	queue   chan *proposal
+	flights chan *flight
+	done    sync.WaitGroup // the applier and the syncer
+
+	// life is held for reading by every call, and for writing by Close while
+	// it sets closed: then no call is in flight.
+	life   sync.RWMutex
+	closed bool
+
+	// applying is held while commands of callers are read, so that a caller
+	// who gives up can wait until nobody looks at its command any more.
+	applying sync.Mutex
+
+	pubMu sync.Mutex // guards pub and the reference counts
+	pub   *snapshot
+
+	failure atomic.Pointer[error] // why the engine is fenced
+}
+
+// snapshot is a state that is on stable storage, shared by readers.
+type snapshot struct {
+	snap *pebble.Snapshot
+	refs int // one of them is the engine's, while it is the newest
+}
+
+// proposal is a command on its way.
+type proposal struct {
+	cmd   metadata.Command // a copy; its payload is the caller's
+	state atomic.Int32
+	done  chan struct{} // closed when res and err are set
+	res   *metadata.Result
+	err   error
+}
+
+// States of a proposal.
+const (
+	waiting   = 0
+	taken     = 1 // by the applier
+	abandoned = 2 // by its caller
+)
+
+// flight is a batch that was given to the log.
+type flight struct {
+	batch     *state.Batch
+	snap      *pebble.Snapshot
+	proposals []*proposal
+	rejected  int
+	began     time.Time
+	jumps     uint64
+}
+
+// Open opens the store in dir, and makes it if it is not there. The directory
+// must not be a drive's. Errors wrap [ErrAbsurdClock] if the clock contradicts
+// the store.
+func Open(dir string, o Options) (*Local, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults(dir)
+	l := &Local{
+		opts:    o,
+		cache:   pebble.NewCache(o.CacheBytes),
+		space:   &space{reserve: o.ReserveBytes, usage: o.DiskUsage},
+		stamps:  newStamper(o.Now),
+		queue:   make(chan *proposal, o.QueueLength),
+		flights: make(chan *flight, 1),
+	}
+	db, err := pebble.Open(dir, o.pebbleOptions(l.cache, l.fail))
+	if err == nil {
+		err = l.failed()
+	}
+	if err != nil {
+		l.cache.Unref()
+		return nil, fmt.Errorf("replica: open %s: %w", dir, err)
+	}
+	l.db = db
+	l.machine = state.New(db)
+	l.pub = &snapshot{snap: db.NewSnapshot(), refs: 1}
+	if err := l.checkClock(); err != nil {
+		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
+	}
+	l.done.Go(l.apply)
+	l.done.Go(l.sync)
+	return l, nil
+}
+
+func unref(c *pebble.Cache) error {
+	c.Unref()
+	return nil
+}
+
+// checkClock compares the clock with the newest order of all groups.
+func (l *Local) checkClock() error {
+	v := state.NewView(l.pub.snap)
+	var newest uint64
+	for group := range uint32(metadata.DataGroups + 1) {
+		h, err := v.Head(group)
+		if err != nil {
+			return err
+		}
+		newest = max(newest, h.Order)
+	}
+	err := checkClock(l.opts.Now(), newest)
+	if err != nil && l.opts.AcceptClock {
+		l.opts.Logger.Warn("clock accepted", "err", err)
+		return nil
+	}
+	return err
+}
+
+// Close waits for what was proposed, flushes the store and closes it. Calls
+// after Close fail with metadata.ErrUnavailable.
+func (l *Local) Close() error {
+	l.life.Lock()
+	again := l.closed
+	l.closed = true
+	l.life.Unlock()
+	if again {
+		return nil
+	}
+	close(l.queue) // nobody sends any more: senders hold life and look at closed
+	l.done.Wait()
+	err := l.pub.snap.Close()
+	if l.failed() == nil {
+		err = errors.Join(err, l.db.Flush())
+	}
+	err = errors.Join(err, l.db.Close())
+	l.cache.Unref()
+	if err != nil {
+		return fmt.Errorf("replica: close: %w", err)
+	}
+	return nil
+}
+
+// fail fences the engine. Only the first error counts.
+func (l *Local) fail(err error) {
+	if l.failure.CompareAndSwap(nil, &err) {
+		l.opts.Logger.Error("metadata fenced after a failed write", "err", err)
+		l.opts.OnFailure(err)
+	}
+}
+
+// failed returns why the engine is fenced, nil if it is not.
+func (l *Local) failed() error {
+	if p := l.failure.Load(); p != nil {
+		return fmt.Errorf("%w: %w", metadata.ErrUnavailable, *p)
+	}
+	return nil
+}
+
+// usable is called with life held.
+func (l *Local) usable() error {
+	if l.closed {
+		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	}
+	return l.failed()
+}
+
+// Commit proposes cmd to its group and waits until it is applied and durable.
+// A rejection is returned as the error, with the result beside it. Other errors
+// are metadata.ErrOverloaded, ErrMetadataFull and ErrUnavailable, after which
+// nothing was done, the context's error if the command was not taken yet, or
+// metadata.ErrUnknownOutcome. cmd is not changed and not looked at any more
+// once Commit has returned.
+func (l *Local) Commit(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
+	if err := cmd.Known(); err != nil {
+		return nil, err
+	}
+	if cmd.Group > metadata.DataGroups {
+		return nil, fmt.Errorf("replica: group %d: %w", cmd.Group, metadata.ErrInvalidCommand)
+	}
+	p := &proposal{cmd: *cmd, done: make(chan struct{})}
+	if err := l.propose(ctx, p); err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		if p.state.CompareAndSwap(waiting, abandoned) {
+			return nil, fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))
+		}
+		// Taken: wait until the applier does not read cmd any more.
+		l.applying.Lock()
+		l.applying.Unlock() //nolint:staticcheck // an empty section is a wait
+		select {
+		case <-p.done:
+		default:
+			return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, context.Cause(ctx))
+		}
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	return p.res, p.res.Rejected
+}
+
+// propose puts p into the queue.
+func (l *Local) propose(ctx context.Context, p *proposal) error {
+	l.life.RLock()
+	defer l.life.RUnlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))
+	}
+	if err := l.space.admit(p.cmd.Kind, l.opts.Now()); err != nil {
+		return err
+	}
+	select {
+	case l.queue <- p:
+		return nil
+	default:
+		l.counts.overload()
+		return metadata.ErrOverloaded
+	}
+}
+
+// apply is the applier's goroutine.
+func (l *Local) apply() {
+	defer close(l.flights)
+	for first := range l.queue {
+		if err := l.failed(); err != nil {
+			first.answer(nil, err)
+			continue
+		}
+		if f := l.fill(first); f != nil {
+			l.flights <- f
+		}
+	}
+}
+
+// fill applies first and whatever waits behind it in one batch and gives that
+// to the log. It returns nil if there is nothing to sync.
+func (l *Local) fill(first *proposal) *flight {
+	f := &flight{batch: l.machine.NewBatch()}
+	if err := l.applyAll(f, first); err != nil {
+		f.batch.Discard()
+		l.fail(err)
+		f.answer(l.failed())
+		return nil
+	}
+	if len(f.proposals) == 0 {
+		f.batch.Discard()
+		return nil
+	}
+	f.began = time.Now()
+	f.jumps = l.stamps.jumps
+	err := f.batch.Finish()
+	if err == nil {
+		err = l.db.ApplyNoSyncWait(f.batch.Pebble(), pebble.Sync)
+	}
+	if err != nil {
+		l.fail(err)
+	}
+	if err := l.failed(); err != nil {
+		f.answer(fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err))
+		return nil
+	}
+	f.snap = l.db.NewSnapshot()
+	return f
+}
+
+// applyAll applies first and what waits, until the batch is large enough or
+// the queue is empty.
+func (l *Local) applyAll(f *flight, first *proposal) error {
+	l.applying.Lock()
+	defer l.applying.Unlock()
+	stamp := l.stamps.stamp()
+	for p := first; p != nil; {
+		if p.state.CompareAndSwap(waiting, taken) {
+			f.proposals = append(f.proposals, p)
+			if err := l.applyOne(f, p, stamp); err != nil {
+				return err
+			}
+		}
+		if len(f.proposals) >= l.opts.BatchCommands || f.batch.Len() >= l.opts.BatchBytes {
+			return nil
+		}
+		select {
+		case p = <-l.queue: // nil when it is closed and empty
+		default:
+			p = nil
+		}
+	}
+	return nil
+}
+
+func (l *Local) applyOne(f *flight, p *proposal, stamp uint64) error {
+	p.cmd.Stamp = stamp
+	position, err := f.batch.Position(p.cmd.Group)
+	if err != nil {
+		return err
+	}
+	p.res, err = f.batch.Apply(p.cmd.Group, position+1, &p.cmd)
+	if err != nil {
+		return err
+	}
+	if p.res.Rejected != nil {
+		f.rejected++
+	}
+	return nil
+}
+
+// sync is the syncer's goroutine: it waits for the log and answers, in order.
+func (l *Local) sync() {
+	for f := range l.flights {
+		if err := f.batch.Pebble().SyncWait(); err != nil {
+			l.fail(err)
+		}
+		if err := l.failed(); err != nil {
+			f.answer(fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err))
+			l.closeSnapshot(f.snap)
+			continue
+		}
+		l.publish(f.snap)
+		l.counts.batch(len(f.proposals), f.rejected, time.Since(f.began), f.jumps)
+		f.answer(nil)
+		f.batch.Close()
+	}
+}
+
+// answer tells every caller of a batch. With an error, results do not count.
+func (f *flight) answer(err error) {
+	for _, p := range f.proposals {
+		p.answer(p.res, err)
+	}
+}
+
+func (p *proposal) answer(res *metadata.Result, err error) {
+	p.res, p.err = res, err
+	close(p.done)
+}
+
+// publish lets readers see what is durable now.
+func (l *Local) publish(snap *pebble.Snapshot) {
+	l.pubMu.Lock()
+	old := l.pub
+	l.pub = &snapshot{snap: snap, refs: 1}
+	l.pubMu.Unlock()
+	l.release(old)
+}
+
+func (l *Local) acquire() *snapshot {
+	l.pubMu.Lock()
+	defer l.pubMu.Unlock()
+	l.pub.refs++
+	return l.pub
+}
+
+func (l *Local) release(s *snapshot) {
+	l.pubMu.Lock()
+	s.refs--
+	last := s.refs == 0
+	l.pubMu.Unlock()
+	if last {
+		l.closeSnapshot(s.snap)
+	}
+}
+
+func (l *Local) closeSnapshot(s *pebble.Snapshot) {
+	if err := s.Close(); err != nil {
+		l.opts.Logger.Error("metadata snapshot", "err", err)
+	}
+}
+
+// Metrics returns what the engine has counted.
+func (l *Local) Metrics() Metrics {
+	l.counts.mu.Lock()
+	m := l.counts.m
+	l.counts.mu.Unlock()
+	m.Queue, m.QueueLimit = len(l.queue), cap(l.queue)
+	m.Disk, m.Full = l.space.state()
+	m.Failed = l.failure.Load() != nil
+	l.life.RLock()
+	defer l.life.RUnlock()
+	if l.usable() == nil {
+		m.Pebble = l.db.Metrics()
+	}
+	return m
+}
