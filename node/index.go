@@ -1,0 +1,486 @@
+package node
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/node/segment"
+)
+
+// indexFormat pins the format of the index database. The index is derived
+// data: raising the number rebuilds nothing, lowering it does.
+const indexFormat = pebble.FormatMajorVersion(21)
+
+// Tables of the index, the first byte of a key. Integers in keys are
+// big-endian, so that byte order is numeric order.
+const (
+	tableMeta    = 0x00 // name -> value
+	tableShard   = 0x01 // PG, chunk, index, place -> row
+	tableSegment = 0x02 // directory, id -> shared segment, put after the rows of its records
+	tableOwnFile = 0x03 // directory, id -> shard reference of an own file, likewise
+	tableDoomed  = 0x04 // directory, id -> nothing: an own file whose unlink may not be durable
+	tablePending = 0x05 // PG, chunk, index -> bytes of its newest record
+	tableRecord  = 0x06 // type, born, place -> row of a record that is not a shard
+	tableByID    = 0x07 // chunk, index, place -> key in tableRecord
+)
+
+const (
+	refKeyBytes   = 1 + 4 + 17
+	placeKeyBytes = 4 + 16 + 8
+)
+
+var metaTotals = []byte{tableMeta, 't'}
+var metaKnown = []byte{tableMeta, 'k'}
+var metaScrub = []byte{tableMeta, 's'}
+
+// place is where a record lies.
+type place struct {
+	dir     uint32
+	segment segment.ID
+	offset  int64
+}
+
+func (p place) appendTo(key []byte) []byte {
+	key = appendFileKey(key, p.dir, p.segment)
+	return binary.BigEndian.AppendUint64(key, uint64(p.offset))
+}
+
+func parsePlace(key []byte) place {
+	return place{
+		dir:     binary.BigEndian.Uint32(key),
+		segment: segment.ID(key[4:20]),
+		offset:  int64(binary.BigEndian.Uint64(key[20:])),
+	}
+}
+
+func appendFileKey(key []byte, dir uint32, id segment.ID) []byte {
+	return append(binary.BigEndian.AppendUint32(key, dir), id[:]...)
+}
+
+func fileKey(table byte, dir uint32, id segment.ID) []byte {
+	return appendFileKey([]byte{table}, dir, id)
+}
+
+// row is one record of the index.
+type row struct {
+	place
+	own   bool // the record has a file of its own
+	entry segment.Entry
+}
+
+func (r *row) ref() metadata.ShardRef { return r.entry.Record.Ref() }
+
+const rowOwn = 1
+
+// key returns the key of r in the table of its type.
+func (r *row) key() []byte {
+	if r.entry.Record.Type == metadata.RecordShard {
+		return r.place.appendTo(appendRef([]byte{tableShard}, r.ref()))
+	}
+	key := binary.BigEndian.AppendUint64([]byte{tableRecord, byte(r.entry.Record.Type)}, r.entry.Born)
+	return r.place.appendTo(key)
+}
+
+// idKey returns the key by which a record that is not a shard is found.
+func (r *row) idKey() []byte {
+	id := r.entry.Record.Shard.Bytes()
+	return r.place.appendTo(append([]byte{tableByID}, id[:]...))
+}
+
+func (r *row) value() []byte {
+	flags := byte(0)
+	if r.own {
+		flags |= rowOwn
+	}
+	return segment.AppendEntry(append(make([]byte, 0, 192), flags), &r.entry)
+}
+
+func parseRow(key, value []byte) (row, error) {
+	if len(key) < placeKeyBytes || len(value) < 1 {
+		return row{}, fmt.Errorf("node: index row %x: %w", key, metadata.ErrCorrupt)
+	}
+	e, err := segment.ParseEntry(value[1:])
+	if err != nil {
+		return row{}, fmt.Errorf("node: index row %x: %w", key, err)
+	}
+	return row{place: parsePlace(key[len(key)-placeKeyBytes:]), own: value[0]&rowOwn != 0, entry: e}, nil
+}
+
+func appendRef(key []byte, ref metadata.ShardRef) []byte {
+	id := ref.Shard.Bytes()
+	return append(binary.BigEndian.AppendUint32(key, ref.PG), id[:]...)
+}
+
+func parseRef(b []byte) metadata.ShardRef {
+	ref := metadata.ShardRef{PG: binary.BigEndian.Uint32(b)}
+	copy(ref.Shard.Chunk[:], b[4:20])
+	ref.Shard.Index = b[20]
+	return ref
+}
+
+// totals counts the rows of the index. Dead bytes are kept by segment.
+type totals struct {
+	Records, Bytes              int64 // of all types
+	Shards                      int64 // records of shards
+	PendingShards, PendingBytes int64
+}
+
+func (t *totals) fields() []*int64 {
+	return []*int64{&t.Records, &t.Bytes, &t.Shards, &t.PendingShards, &t.PendingBytes}
+}
+
+// index is the derived list of everything on a drive. It has no log: a crash
+// loses a suffix of what was applied, never something from the middle, so a
+// row proves that everything applied before it is there.
+type index struct {
+	db *pebble.DB
+
+	// mu orders batches, so that counters read from the index and written back
+	// agree, and guards totals.
+	mu     sync.Mutex
+	totals totals
+
+	// life is held shared by whoever uses db and exclusively to close it.
+	life   sync.RWMutex
+	closed bool
+}
+
+// indexComparer orders keys bytewise; rows of one shard share a prefix, which
+// is what filters are made of.
+func indexComparer() *pebble.Comparer {
+	c := *pebble.DefaultComparer
+	c.Name = "ruche.index.1"
+	c.Split = func(key []byte) int {
+		if len(key) > refKeyBytes && key[0] == tableShard {
+			return refKeyBytes
+		}
+		return len(key)
+	}
+	return &c
+}
+
+// openIndex opens the index in dir. onError is told of errors of background
+// work; it must not block or use the index.
+func openIndex(fs vfs.FS, dir string, cache *pebble.Cache, onError func(error)) (*index, error) {
+	opts := &pebble.Options{
+		FS:                          fs,
+		Cache:                       cache,
+		Comparer:                    indexComparer(),
+		DisableWAL:                  true,
+		FormatMajorVersion:          indexFormat,
+		MemTableSize:                4 << 20,
+		MemTableStopWritesThreshold: 8,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       64,
+		MaxOpenFiles:                256,
+		Logger:                      indexLogger{onError},
+		EventListener:               &pebble.EventListener{BackgroundError: onError},
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+	}
+	opts.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
+	for i := 1; i < len(opts.Levels); i++ {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	x := &index{db: db}
+	if err := x.loadTotals(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return x, nil
+}
+
+// indexLogger keeps the database from ending the process: what it calls fatal
+// fences the drive.
+type indexLogger struct{ onError func(error) }
+
+func (indexLogger) Infof(string, ...any)  {}
+func (indexLogger) Errorf(string, ...any) {}
+func (l indexLogger) Fatalf(format string, args ...any) {
+	l.onError(fmt.Errorf("node: index: "+format, args...))
+}
+
+func (x *index) loadTotals() error {
+	v, closer, err := x.db.Get(metaTotals)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	for _, f := range x.totals.fields() {
+		if len(v) < 8 {
+			return fmt.Errorf("node: index totals: %w", metadata.ErrCorrupt)
+		}
+		*f, v = int64(binary.LittleEndian.Uint64(v)), v[8:]
+	}
+	return nil
+}
+
+// use calls fn while the index is open.
+func (x *index) use(fn func() error) error {
+	x.life.RLock()
+	defer x.life.RUnlock()
+	if x.closed {
+		return ErrClosed
+	}
+	return fn()
+}
+
+// apply calls fn with a batch that it reads its own writes through, and the
+// totals as they will be after it, and commits both.
+func (x *index) apply(fn func(b *pebble.Batch, t *totals) error) error {
+	return x.use(func() error {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		b := x.db.NewIndexedBatch()
+		defer b.Close()
+		t := x.totals
+		if err := fn(b, &t); err != nil {
+			return err
+		}
+		if b.Empty() {
+			return nil
+		}
+		var value []byte
+		for _, f := range t.fields() {
+			value = binary.LittleEndian.AppendUint64(value, uint64(*f))
+		}
+		if err := b.Set(metaTotals, value, nil); err != nil {
+			return err
+		}
+		if err := b.Commit(pebble.NoSync); err != nil {
+			return err
+		}
+		x.totals = t
+		return nil
+	})
+}
+
+// snapshotTotals returns the counters.
+func (x *index) snapshotTotals() totals {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.totals
+}
+
+// flush makes everything applied so far durable. It gives up when stop is
+// closed, as a flush on a failing device never ends.
+func (x *index) flush(stop <-chan struct{}) error {
+	return x.use(func() error {
+		done, err := x.db.AsyncFlush()
+		if err != nil {
+			return err
+		}
+		select {
+		case <-done:
+			return nil
+		case <-stop:
+			return metadata.ErrFenced
+		}
+	})
+}
+
+// close closes the index without flushing it.
+func (x *index) close() error {
+	x.life.Lock()
+	defer x.life.Unlock()
+	if x.closed {
+		return nil
+	}
+	x.closed = true
+	return x.db.Close()
+}
+
+// putRow adds a row. As pending it waits for a commit hint or a lookup.
+func putRow(b *pebble.Batch, t *totals, r *row, pending bool) error {
+	if err := b.Set(r.key(), r.value(), nil); err != nil {
+		return err
+	}
+	t.Records++
+	t.Bytes += r.entry.Bytes
+	if r.entry.Record.Type != metadata.RecordShard {
+		return b.Set(r.idKey(), r.key(), nil)
+	}
+	t.Shards++
+	if !pending {
+		return nil
+	}
+	return putPending(b, t, r.ref(), r.entry.Bytes)
+}
+
+// deleteRow removes a row, but not the pending mark of its shard.
+func deleteRow(b *pebble.Batch, t *totals, r *row) error {
+	if err := b.Delete(r.key(), nil); err != nil {
+		return err
+	}
+	t.Records--
+	t.Bytes -= r.entry.Bytes
+	if r.entry.Record.Type != metadata.RecordShard {
+		return b.Delete(r.idKey(), nil)
+	}
+	t.Shards--
+	return nil
+}
+
+// putPending marks a shard as pending.
+func putPending(b *pebble.Batch, t *totals, ref metadata.ShardRef, bytes int64) error {
+	if err := clearPending(b, t, ref); err != nil {
+		return err
+	}
+	t.PendingShards++
+	t.PendingBytes += bytes
+	return b.Set(appendRef([]byte{tablePending}, ref), binary.AppendUvarint(nil, uint64(bytes)), nil)
+}
+
+// clearPending removes the pending mark of a shard, if it has one.
+func clearPending(b *pebble.Batch, t *totals, ref metadata.ShardRef) error {
+	key := appendRef([]byte{tablePending}, ref)
+	v, closer, err := b.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	bytes, _ := binary.Uvarint(v)
+	if err := closer.Close(); err != nil {
+		return err
+	}
+	t.PendingShards--
+	t.PendingBytes -= int64(bytes)
+	return b.Delete(key, nil)
+}
+
+// rowsOf appends the rows of a shard to dst, oldest first.
+func rowsOf(it *pebble.Iterator, ref metadata.ShardRef, dst []row) ([]row, error) {
+	prefix := appendRef(append(make([]byte, 0, refKeyBytes), tableShard), ref)
+	for ok := it.SeekPrefixGE(prefix); ok; ok = it.Next() {
+		r, err := parseRow(it.Key(), it.Value())
+		if err != nil {
+			return dst, err
+		}
+		dst = append(dst, r)
+	}
+	if err := it.Error(); err != nil {
+		return dst, err
+	}
+	slices.SortFunc(dst, func(a, b row) int { return bytes.Compare(a.segment[:], b.segment[:]) })
+	return dst, nil
+}
+
+// lookup returns the rows of a shard, oldest first.
+func (x *index) lookup(ref metadata.ShardRef) (rows []row, err error) {
+	err = x.use(func() error {
+		it, err := x.db.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		rows, err = rowsOf(it, ref, nil)
+		return errors.Join(err, it.Close())
+	})
+	return rows, err
+}
+
+// recordsByID returns the rows of a record that is not a shard.
+func recordsByID(b *pebble.Batch, id metadata.ShardID) ([]row, error) {
+	bytes := id.Bytes()
+	prefix := append([]byte{tableByID}, bytes[:]...)
+	it, err := b.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: upperBound(prefix)})
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var r row
+		if r, err = getRow(b, it.Value()); err == nil {
+			rows = append(rows, r)
+		}
+	}
+	return rows, errors.Join(err, it.Error(), it.Close())
+}
+
+// getRow reads one row by its key.
+func getRow(r pebble.Reader, key []byte) (row, error) {
+	v, closer, err := r.Get(key)
+	if err != nil {
+		return row{}, err
+	}
+	defer closer.Close()
+	return parseRow(key, v)
+}
+
+// has reports whether a key is there.
+func (x *index) has(key []byte) (found bool, err error) {
+	err = x.use(func() error {
+		found, err = hasKey(x.db, key)
+		return err
+	})
+	return found, err
+}
+
+func hasKey(r pebble.Reader, key []byte) (bool, error) {
+	_, closer, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, closer.Close()
+}
+
+// get returns a copy of the value of a key, nil if there is none.
+func (x *index) get(key []byte) (value []byte, err error) {
+	err = x.use(func() error {
+		v, closer, err := x.db.Get(key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		value = bytes.Clone(v)
+		return closer.Close()
+	})
+	return value, err
+}
+
+// scan calls fn with every key of [from, to) and its value, until fn returns
+// false or an error. Both are only valid during the call.
+func (x *index) scan(from, to []byte, fn func(key, value []byte) (bool, error)) error {
+	return x.use(func() error {
+		it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+		if err != nil {
+			return err
+		}
+		more := true
+		for ok := it.First(); ok && more && err == nil; ok = it.Next() {
+			more, err = fn(it.Key(), it.Value())
+		}
+		return errors.Join(err, it.Error(), it.Close())
+	})
+}
+
+// upperBound returns the first key behind all keys with the given prefix.
+func upperBound(prefix []byte) []byte {
+	end := bytes.Clone(prefix)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i]++; end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
