@@ -76,6 +76,26 @@ func TestChunkedTrailers(t *testing.T) {
 	}
 }
 
+// A checksum in a header needs no trailer.
+func TestChunkedChecksumHeader(t *testing.T) {
+	t.Parallel()
+	b := connect(t).newBucket()
+	data := noise(9000, 45)
+	for _, mode := range []string{streamingSigned, streamingUnsigned} {
+		for _, c := range checksums() {
+			b.putChunked("key", data, &chunkedBody{mode: mode}, c.header, c.sum(data)).want(http.StatusOK).wantHeader(c.header, c.sum(data))
+			b.putChunked("bad", data, &chunkedBody{mode: mode}, c.header, c.sum(data[1:])).wantError(http.StatusBadRequest, "BadDigest")
+		}
+	}
+	b.get("key").want(http.StatusOK).wantBody(data)
+	b.wantAbsent("bad")
+	// Header and trailer are two checksums.
+	crc, sha := checksumNamed("CRC32"), checksumNamed("SHA256")
+	b.putChunked("bad", data, &chunkedBody{mode: streamingUnsigned, trailer: query(crc.header, crc.sum(data))}, sha.header, sha.sum(data)).
+		wantError(http.StatusBadRequest, "InvalidRequest")
+	b.wantAbsent("bad")
+}
+
 func TestChunkedMultipart(t *testing.T) {
 	t.Parallel()
 	b := connect(t).newBucket()

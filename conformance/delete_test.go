@@ -181,18 +181,27 @@ func TestDeleteObjectsConditions(t *testing.T) {
 	tag := b.put("match", []byte("1")).etag()
 	b.put("mismatch", []byte("2"))
 	b.put("null", []byte("3"))
+	b.put("size", []byte("12345"))
+	b.put("time", []byte("12345"))
 	body := fmt.Sprintf("<Delete><Object><Key>match</Key><ETag>%s</ETag></Object>"+
 		"<Object><Key>mismatch</Key><ETag>%s</ETag></Object>"+
+		"<Object><Key>size</Key><Size>4</Size></Object>"+
+		"<Object><Key>time</Key><LastModifiedTime>Thu, 01 Jan 2015 00:00:00 GMT</LastModifiedTime></Object>"+
 		"<Object><Key>null</Key><VersionId>null</VersionId></Object></Delete>", tag, tag)
 	var out deleted
 	b.deleteMany([]byte(body)).wantXML("DeleteResult", &out)
-	if len(out.Error) != 1 || out.Error[0].Key != "mismatch" || out.Error[0].Code != "PreconditionFailed" || out.Error[0].Message == "" {
-		t.Errorf("errors %+v, want PreconditionFailed of mismatch", out.Error)
+	for _, e := range out.Error {
+		if e.Code != "PreconditionFailed" || e.Message == "" {
+			t.Errorf("%+v, want PreconditionFailed", e)
+		}
+	}
+	if len(out.Error) != 3 {
+		t.Errorf("errors %+v, want those of mismatch, size and time", out.Error)
 	}
 	if len(out.Deleted) != 2 {
 		t.Errorf("deleted %+v, want match and null", out.Deleted)
 	}
-	if diff := cmp.Diff([]string{"mismatch"}, b.list().keys()); diff != "" {
+	if diff := cmp.Diff([]string{"mismatch", "size", "time"}, b.list().keys()); diff != "" {
 		t.Errorf("left (-want +got)\n%s", diff)
 	}
 }

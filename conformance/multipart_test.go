@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/md5"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -387,6 +389,34 @@ func TestMultipartPartAgain(t *testing.T) {
 		wantError(http.StatusBadRequest, "InvalidPart")
 	u.complete()
 	b.get("key").want(http.StatusOK).wantBody([]byte("newer"))
+}
+
+// A part that is uploaded again while its first upload still runs: the last one
+// to finish wins.
+func TestMultipartPartTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	b := connect(t).newBucket()
+	u := b.create("key")
+	slow, fast := noise(300*kib, 23), noise(200*kib, 24)
+	wire := b.sign(call{method: http.MethodPut, path: b.path("key"), query: query("partNumber", "1", "uploadId", u.id), body: slow}).wire()
+	nc := b.dial()
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(callLimit))
+	half := len(wire) / 2
+	if _, err := nc.Write(wire[:half]); err != nil {
+		t.Fatal(err)
+	}
+	u.part(1, fast).want(http.StatusOK)
+	if _, err := nc.Write(wire[half:]); err != nil {
+		t.Fatal(err)
+	}
+	r, err := readReply(t, bufio.NewReader(nc), "PUT slow part")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.tags[1] = r.want(http.StatusOK).etag()
+	u.complete()
+	b.get("key").want(http.StatusOK).wantBody(slow)
 }
 
 // Source: AWS, CompleteMultipartUpload, x-amz-mp-object-size.

@@ -33,7 +33,7 @@ func (c *conn) awsClient(change ...func(*s3.Options)) *s3.Client {
 	return s3.New(options, change...)
 }
 
-// minioClient is minio-go with its defaults.
+// minioClient is minio-go with its defaults, but for checksums in trailers.
 func (c *conn) minioClient() *minio.Client {
 	c.t.Helper()
 	u, err := url.Parse(c.Endpoint)
@@ -41,7 +41,7 @@ func (c *conn) minioClient() *minio.Client {
 		c.t.Fatal(err)
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: miniocredentials.NewStaticV4(c.AccessKey, c.SecretKey, ""), Secure: c.Secure(), Transport: c.http.Transport, MaxRetries: 1,
+		Creds: miniocredentials.NewStaticV4(c.AccessKey, c.SecretKey, ""), Secure: c.Secure(), Transport: c.http.Transport, MaxRetries: 1, TrailingHeaders: true,
 	})
 	if err != nil {
 		c.t.Fatal(err)

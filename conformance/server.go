@@ -50,7 +50,7 @@ func Start(bin, dir string, secure bool) (*Server, error) {
 	data := filepath.Join(home, "data")
 	args := []string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}
 	s := &Server{
-		Target: Target{Name: name, AccessKey: "CONFORMANCE" + rand.Text()[:9], SecretKey: rand.Text() + rand.Text()[:14], Region: DefaultRegion},
+		Target: Target{Name: name, AccessKey: "CONFORMANCE" + rand.Text()[:9], SecretKey: rand.Text() + rand.Text()[:14], Region: DefaultRegion, Domain: "s3.conformance.test"},
 		exited: make(chan struct{}),
 	}
 	if secure {
@@ -81,7 +81,11 @@ func (s *Server) run(bin, home string, args []string) error {
 	s.cmd.Dir = home
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "RUCHE_") })
-	s.cmd.Env = append(s.cmd.Env, "RUCHE_ROOT_USER="+s.Target.AccessKey, "RUCHE_ROOT_PASSWORD="+s.Target.SecretKey)
+	s.cmd.Env = append(s.cmd.Env,
+		"RUCHE_ROOT_USER="+s.Target.AccessKey, "RUCHE_ROOT_PASSWORD="+s.Target.SecretKey,
+		"RUCHE_DOMAINS="+s.Target.Domain,
+		"RUCHE_BALLAST=16MiB", // a test needs no space to be held back
+	)
 	if err := s.cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", bin, err), log.Close())
 	}
