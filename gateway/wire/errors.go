@@ -65,7 +65,7 @@ func (e *Error) Because(cause error) *Error {
 // WriteTo answers with e: status, content type, length and XML body. head
 // leaves the body out, as replies to HEAD must. Other headers are the caller's.
 func (e *Error) WriteTo(w http.ResponseWriter, head bool, resource, requestID, hostID string) error {
-	if head || e.Status == http.StatusNotModified {
+	if head {
 		w.Header().Del("Content-Length")
 		w.WriteHeader(e.Status)
 		return nil
