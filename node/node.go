@@ -285,13 +285,21 @@ func Format(fs vfs.FS, rand io.Reader, path string, f Formatting) (topology.Driv
 			return id, fmt.Errorf("node: %s: %w: %w", path, ErrNotWritable, err)
 		}
 	}
-	for dir := path; ; dir = fs.PathDir(dir) {
-		err := syncDir(fs, dir)
-		if parent := fs.PathDir(dir); err != nil || parent == dir || parent == "." {
-			if err != nil && dir != path && (oserror.IsPermission(err) || oserror.IsNotExist(err)) {
-				err = nil // a parent that is not ours was there before us
-			}
-			return id, err
+	if err := syncDir(fs, path); err != nil {
+		return id, fmt.Errorf("node: %s: %w: %w", path, ErrNotWritable, err)
+	}
+	return id, syncParents(fs, path)
+}
+
+// syncParents makes the directories above path durable, as far up as they may
+// be opened: one that is not ours was there before us.
+func syncParents(fs vfs.FS, path string) error {
+	for dir := fs.PathDir(path); ; dir = fs.PathDir(dir) {
+		if err := syncDir(fs, dir); err != nil && !oserror.IsPermission(err) {
+			return fmt.Errorf("node: %s: %w", dir, err)
+		}
+		if dir == fs.PathDir(dir) {
+			return nil
 		}
 	}
 }

@@ -229,6 +229,12 @@ func (w *ShardWriter) Close(f *metadata.Footer) error {
 		w.discard()
 		return fmt.Errorf("node: shard %s: %w", w.rec.Shard, err)
 	}
+	if w.d.opts.faults.freeEarly {
+		rows, err := w.d.index.lookup(w.rec.Ref())
+		if err = errors.Join(err, w.d.dropRows(rows)); err != nil {
+			return err
+		}
+	}
 	var res appendResult
 	if w.own != nil {
 		res = w.closeOwn(&footer)

@@ -91,23 +91,23 @@ func Put(ctx context.Context, shards object.Shards, drive topology.DriveID, s *S
 func Check(ctx context.Context, shards object.Shards, drive topology.DriveID, s *Shard) error {
 	got := make([]byte, len(s.Framed))
 	if err := shards.ReadAt(ctx, drive, s.Ref(), got, 0); err != nil {
-		return fmt.Errorf("ReadAt: %w", err)
+		return fmt.Errorf("read: %w", err)
 	}
 	if !bytes.Equal(got, s.Framed) {
-		return errors.New("ReadAt returned other bytes than were written")
+		return errors.New("other bytes were read than written")
 	}
 	if err := shards.Verify(ctx, drive, s.Ref()); err != nil {
-		return fmt.Errorf("Verify: %w", err)
+		return fmt.Errorf("verify: %w", err)
 	}
 	st, err := shards.Stat(ctx, drive, s.Ref())
 	if err != nil {
-		return fmt.Errorf("Stat: %w", err)
+		return fmt.Errorf("stat: %w", err)
 	}
 	if st.Record != s.Record || st.Footer.ChunkBytes != s.Footer.ChunkBytes || !slices.Equal(st.Footer.Sums, s.Footer.Sums) {
-		return fmt.Errorf("Stat = %+v, want %+v and %+v", st, s.Record, s.Footer)
+		return fmt.Errorf("stat = %+v, want %+v and %+v", st, s.Record, s.Footer)
 	}
 	if st.Bytes < int64(len(s.Framed)) {
-		return fmt.Errorf("Stat says %d bytes for a shard of %d", st.Bytes, len(s.Framed))
+		return fmt.Errorf("stat says %d bytes for a shard of %d", st.Bytes, len(s.Framed))
 	}
 	return nil
 }
@@ -596,7 +596,7 @@ func writeAndCheck(ctx context.Context, s Subject, rng *rand.Rand, count int) er
 			return err
 		}
 		if err := s.Shards.Verify(ctx, s.Drive, shard.Ref()); !errors.Is(err, metadata.ErrShardNotFound) {
-			return fmt.Errorf("Verify of a freed shard = %w, want %w", err, metadata.ErrShardNotFound)
+			return fmt.Errorf("verify of a freed shard = %w, want %w", err, metadata.ErrShardNotFound)
 		}
 	}
 	return nil
