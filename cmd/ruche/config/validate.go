@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ruche-storage/ruche/gateway/wire"
 	"github.com/ruche-storage/ruche/metadata"
 )
 
@@ -47,6 +48,11 @@ func (c *Config) Validate() error {
 	default:
 		bad("metadata-replicas: %q is neither auto nor 1", c.MetadataReplicas)
 	}
+	for _, b := range c.DefaultBuckets {
+		if !wire.ValidBucketName(b) {
+			bad("default-buckets: %q is not a bucket's name: 3 to 63 lower-case letters, digits, dots and hyphens", b)
+		}
+	}
 	errs = append(errs, c.validateSizes()...)
 	if c.Keyring != "" && slices.ContainsFunc(c.DrivePaths(), func(d string) bool { return within(c.Keyring, d) }) {
 		bad("keyring: %s lies in a drive directory; a drive that leaves must not carry its keys", c.Keyring)
@@ -57,8 +63,8 @@ func (c *Config) Validate() error {
 	if n := len(c.RootUser); c.RootUser != "" && (n < 3 || n > 128 || strings.ContainsAny(c.RootUser, "/=, \t")) {
 		bad("root-user: need 3 to 128 characters without space, slash, comma and equals sign")
 	}
-	if n := len(c.RootPassword); c.RootPassword != "" && (n < 8 || n > 256) {
-		bad("root-password: need 8 to 256 characters")
+	if n := len(c.RootPassword); c.RootPassword != "" && (n < 8 || n > 256 || strings.ContainsFunc(c.RootPassword, func(r rune) bool { return r <= ' ' })) {
+		bad("root-password: need 8 to 256 characters without spaces")
 	}
 	return errors.Join(errs...)
 }

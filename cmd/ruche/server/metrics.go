@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/metadata/replica"
+	"github.com/ruche-storage/ruche/node"
+)
+
+// gather asks all parts for their figures. What the S3 gateway counts is
+// collected beside it.
+func (c *control) gather() []admin.Family {
+	out := c.driveFamilies()
+	out = append(out, c.engineFamilies()...)
+	out = append(out, c.metadataFamilies()...)
+	return append(out, c.safetyFamilies()...)
+}
+
+func one(name, help string, kind admin.Kind, v float64) admin.Family {
+	return admin.Family{Name: name, Help: help, Kind: kind, Values: []admin.Value{{Number: v}}}
+}
+
+func (c *control) driveFamilies() []admin.Family {
+	status := c.p.node.Status()
+	family := func(name, help string, kind admin.Kind, f func(node.DriveStatus) float64) admin.Family {
+		out := admin.Family{Name: "drive_" + name, Help: help, Kind: kind, Labels: []string{"drive", "path"}}
+		for _, s := range status {
+			out.Values = append(out.Values, admin.Value{Labels: []string{s.ID.String(), s.Path}, Number: f(s)})
+		}
+		return out
+	}
+	states := admin.Family{Name: "drive_state", Help: "1 for the state that the drive is in.", Labels: []string{"drive", "path", "state"}}
+	for _, s := range status {
+		for _, state := range []node.DriveState{node.StateOnline, node.StateFull, node.StateFenced} {
+			v := 0.0
+			if s.State == state {
+				v = 1
+			}
+			states.Values = append(states.Values, admin.Value{Labels: []string{s.ID.String(), s.Path, string(state)}, Number: v})
+		}
+	}
+	now := c.p.Now()
+	g, n := admin.Gauge, admin.Counter
+	return []admin.Family{
+		states,
+		one("drives_open", "Drives that are open.", g, float64(len(status))),
+		one("drives_away", "Drives that could not be opened at the start.", g, float64(len(c.p.away))),
+		family("capacity_bytes", "Space of the device's share.", g, func(s node.DriveStatus) float64 { return float64(s.CapacityBytes) }),
+		family("free_bytes", "Space that shards may still take.", g, func(s node.DriveStatus) float64 { return float64(s.FreeBytes) }),
+		family("used_bytes", "Bytes of all records and of dead space.", g, func(s node.DriveStatus) float64 { return float64(s.UsedBytes) }),
+		family("live_bytes", "Bytes of records that something refers to.", g, func(s node.DriveStatus) float64 { return float64(s.LiveBytes) }),
+		family("pending_bytes", "Bytes of records not known to be referred to.", g, func(s node.DriveStatus) float64 { return float64(s.PendingBytes) }),
+		family("dead_bytes", "Bytes that wait for compaction.", g, func(s node.DriveStatus) float64 { return float64(s.DeadBytes) }),
+		family("shards", "Shards on the drive.", g, func(s node.DriveStatus) float64 { return float64(s.Shards) }),
+		family("queue_records", "Records that wait for the drive's writer.", g, func(s node.DriveStatus) float64 { return float64(s.QueueRecords) }),
+		family("reads_total", "Reads of the drive.", n, func(s node.DriveStatus) float64 { return float64(s.Reads.Count) }),
+		family("writes_total", "Writes to the drive.", n, func(s node.DriveStatus) float64 { return float64(s.Writes.Count) }),
+		family("read_p95_seconds", "95 of 100 late reads were faster.", g, func(s node.DriveStatus) float64 { return s.Reads.P95.Seconds() }),
+		family("write_p95_seconds", "95 of 100 late writes were faster.", g, func(s node.DriveStatus) float64 { return s.Writes.P95.Seconds() }),
+		family("scrub_read_bytes", "Bytes read in the current scrub pass.", g, func(s node.DriveStatus) float64 { return float64(s.Scrub.Bytes) }),
+		family("scrub_bad_shards", "Records found bad in the current or last scrub pass.", g, func(s node.DriveStatus) float64 { return float64(s.Scrub.Bad) }),
+		family("scrub_age_seconds", "Time since the last whole scrub pass; -1 before the first.", g, func(s node.DriveStatus) float64 {
+			if age, ok := s.Scrub.Age(now); ok {
+				return age.Seconds()
+			}
+			return -1
+		}),
+	}
+}
+
+func (c *control) engineFamilies() []admin.Family {
+	s := c.p.eng.State()
+	g, n := admin.Gauge, admin.Counter
+	pool := func(name, help string, f func(used, limit int64) int64) admin.Family {
+		return admin.Family{Name: name, Help: help, Labels: []string{"pool"}, Values: []admin.Value{
+			{Labels: []string{"write"}, Number: float64(f(s.Writes.UsedBytes, s.Writes.LimitBytes))},
+			{Labels: []string{"read"}, Number: float64(f(s.Reads.UsedBytes, s.Reads.LimitBytes))},
+		}}
+	}
+	return []admin.Family{
+		pool("pool_used_bytes", "Memory of stripes in use.", func(used, _ int64) int64 { return used }),
+		pool("pool_limit_bytes", "Memory that stripes may use.", func(_, limit int64) int64 { return limit }),
+		one("engine_running_writes", "PUTs, parts and copies under way.", g, float64(s.RunningWrites)),
+		one("engine_running_reads", "Objects being read.", g, float64(s.RunningReads)),
+		one("engine_stripes_total", "Stripes coded.", n, float64(s.Stripes)),
+		one("engine_plain_bytes_in_total", "Bytes of objects written.", n, float64(s.BytesIn)),
+		one("engine_plain_bytes_out_total", "Bytes of objects read.", n, float64(s.BytesOut)),
+		one("engine_short_writes_total", "Chunks stored with shards missing.", n, float64(s.ShortWrites)),
+		one("engine_shard_write_failures_total", "Shards that a drive did not take.", n, float64(s.ShardWriteFailures)),
+		one("engine_shard_reads_total", "Reads of shards.", n, float64(s.ShardReads)),
+		one("engine_shard_read_failures_total", "Reads of shards that failed.", n, float64(s.ShardReadFailures)),
+		one("engine_corrupt_shards_total", "Reads that found damaged bytes.", n, float64(s.CorruptShards)),
+		one("engine_degraded_reads_total", "Runs of stripes that had to be decoded.", n, float64(s.DegradedRuns)),
+		one("engine_hedged_reads_total", "Runs for which one more shard was asked.", n, float64(s.Hedges)),
+		one("engine_unreadable_total", "Runs with too few intact shards.", n, float64(s.Unreadable)),
+		one("engine_mac_failures_total", "Versions whose parts were not those that were committed.", n, float64(s.MACFailures)),
+		one("engine_commit_retries_total", "Commits repeated because their outcome was unknown.", n, float64(s.CommitRetries)),
+		one("engine_bracket_failures_total", "Stripes that did not decode to what was coded: the machine is faulty.", n, float64(s.BracketFailures)),
+		one("engine_hanging_tasks", "Shard reads and writes that were given up and have not returned.", g, float64(s.HangingTasks)),
+		one("repair_queue_chunks", "Chunks that wait for repair.", g, float64(s.DamageDepth)),
+		one("repair_queue_dropped_total", "Reports of damage that did not fit the queue.", n, float64(s.DamageDropped)),
+	}
+}
+
+func (c *control) metadataFamilies() []admin.Family {
+	m := c.p.meta.Metrics()
+	g, n := admin.Gauge, admin.Counter
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []admin.Family{
+		one("metadata_queue", "Commands that wait.", g, float64(m.Queue)),
+		one("metadata_commands_total", "Commands applied.", n, float64(m.Commands)),
+		one("metadata_rejections_total", "Commands answered with a rejection.", n, float64(m.Rejections)),
+		one("metadata_overloads_total", "Commands refused because the queue was full.", n, float64(m.Overloads)),
+		one("metadata_clock_jumps_total", "Readings of the clock that were not believed.", n, float64(m.ClockJumps)),
+		one("metadata_full", "1 while commands that add are refused for want of space.", g, flag(m.Full)),
+		one("metadata_failed", "1 after a write of the metadata failed.", g, flag(m.Failed)),
+		one("metadata_free_bytes", "Free space of the metadata's file system.", g, float64(m.Disk.AvailBytes)),
+		powers("metadata_batch_commands", "Commands in a batch.", m.Batches, 1, 10),
+		powers("metadata_commit_seconds", "Time until a batch was durable.", m.Sync, float64(time.Second), 36),
+	}
+}
+
+// powers renders a histogram of powers of two; unit is what one is in its
+// values, and top the highest power that is shown.
+func powers(name, help string, h replica.Histogram, unit float64, top int) admin.Family {
+	v := admin.Value{Count: h.Count, Sum: float64(h.Sum) / unit, Buckets: make(map[float64]uint64)}
+	seen := uint64(0)
+	for i, n := range h.Buckets[:top] {
+		seen += n
+		// Bucket i holds whole numbers below 2^i.
+		v.Buckets[float64(uint64(1)<<i-1)/unit] = seen
+	}
+	return admin.Family{Name: name, Help: help, Kind: admin.Histogram, Values: []admin.Value{v}}
+}
+
+// safetyFamilies are left out while the metadata cannot answer.
+func (c *control) safetyFamilies() []admin.Family {
+	s, err := c.safety(context.Background())
+	if err != nil {
+		c.p.Log.Warn("metrics without what may be lost", "err", err)
+		return nil
+	}
+	writable := 0.0
+	if s.Writable {
+		writable = 1
+	}
+	return []admin.Family{
+		one("drives_may_lose", "Drives that may be lost now without losing an object.", admin.Gauge, float64(s.MayLose)),
+		one("short_chunks", "Chunks stored with fewer shards than they should have.", admin.Gauge, float64(s.ShortChunks)),
+		one("writable", "1 while enough drives take shards.", admin.Gauge, writable),
+	}
+}

@@ -1,0 +1,407 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ruche-storage/ruche/gateway"
+	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/gateway/object"
+	"github.com/ruche-storage/ruche/gateway/seal"
+	"github.com/ruche-storage/ruche/gateway/wire"
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/placement"
+	"github.com/ruche-storage/ruche/metadata/replica"
+	"github.com/ruche-storage/ruche/metadata/topology"
+	"github.com/ruche-storage/ruche/node"
+)
+
+// open starts all parts in the order in which they need each other. What was
+// started is closed by the caller, also after an error.
+func (p *process) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.openDrives,
+		p.openCredentials, p.openTables, p.openEngine, p.openFront, p.settle,
+	} {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openState makes the state directory and takes its lock.
+func (p *process) openState(context.Context) error {
+	abs, err := filepath.Abs(p.dir)
+	if err != nil {
+		return err
+	}
+	p.dir = abs
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return fileErrorOr(NotWritable, "state directory "+p.dir, "give a directory that can be made, with --data", err)
+	}
+	p.lock, err = lockState(p.dir)
+	if err != nil {
+		return fileErrorOr(NotWritable, "state directory "+p.dir, "give a directory that can be written, with --data", err)
+	}
+	p.onClose("lock", p.lock.Close)
+	return nil
+}
+
+func (p *process) bind(ctx context.Context) error {
+	l, err := listen(ctx, p.c, p.dir, p.Now(), p.Log)
+	if err != nil {
+		return err
+	}
+	p.net = l
+	p.onClose("listeners", func() error { l.close(); return nil })
+	return nil
+}
+
+// identify finds out whether this is a first start, and refuses if state
+// directory, drives and settings do not belong together.
+func (p *process) identify(context.Context) error {
+	id, err := readIdentity(p.dir)
+	if err != nil {
+		return err
+	}
+	all, err := survey(p.c.DrivePaths())
+	if err != nil {
+		return err
+	}
+	if id == nil {
+		if err := checkFresh(all, p.dir); err != nil {
+			return err
+		}
+		for _, name := range []string{"metadata", "keyring"} {
+			if _, err := os.Stat(filepath.Join(p.dir, name)); !errors.Is(err, fs.ErrNotExist) {
+				return &StartError{Damaged, fmt.Sprintf("state directory %s has no cluster.json but holds %s", p.dir, name),
+					"restore the state directory from its backup, or give an empty one", err}
+			}
+		}
+		if id, err = newIdentity(p.c); err != nil {
+			return err
+		}
+		if err := id.save(p.dir); err != nil {
+			return err
+		}
+	} else if err := checkOwner(all, id.Cluster, p.dir); err != nil {
+		return err
+	}
+	p.id, p.first.is = id, id.Phase == phaseStarting
+	return id.check(p.c)
+}
+
+func (p *process) openKeyring(context.Context) (err error) {
+	path, err := filepath.Abs(keyringPath(p.c))
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); p.first.is && errors.Is(err, fs.ErrNotExist) {
+		if err := createKeyring(path, p.id.Cluster, p.KDF, p.Now, p.showRecoveryCode); err != nil {
+			return err
+		}
+	}
+	p.ring, err = openKeyring(path, p.id.Cluster, p.Now, p.Log)
+	return err
+}
+
+func (p *process) openMetadata(context.Context) error {
+	dir := filepath.Join(p.dir, "metadata")
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !p.first.is {
+		return &StartError{MetadataLost, dir + " is missing while drives hold data",
+			"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
+	}
+	meta, err := replica.Open(dir, replica.Options{
+		Now: p.Now, Logger: p.Log.With("part", "metadata"), AcceptClock: p.c.AcceptClock,
+		OnFailure: func(err error) {
+			select {
+			case p.failed <- err:
+			default: // one is enough to end the process
+			}
+		},
+	})
+	if errors.Is(err, replica.ErrAbsurdClock) {
+		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
+	}
+	if err != nil {
+		return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)
+	}
+	p.meta = meta
+	p.onClose("metadata", meta.Close)
+	return nil
+}
+
+// openDrives formats, at the first start only, the drives that are not yet, and
+// opens all that are there.
+func (p *process) openDrives(ctx context.Context) error {
+	paths := make([]string, 0, len(p.c.DrivePaths()))
+	for _, path := range p.c.DrivePaths() {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		paths = append(paths, abs)
+	}
+	if p.first.is {
+		if err := p.formatAll(paths); err != nil {
+			return err
+		}
+	}
+	n, refused, err := node.Open(ctx, p.nodeOptions(), paths)
+	if err != nil {
+		return fmt.Errorf("drives: %w", err)
+	}
+	p.node, p.away = n, refused
+	p.onClose("drives", n.Close)
+	for _, r := range refused {
+		if p.first.is || errors.Is(r.Err, node.ErrInUse) || errors.Is(r.Err, node.ErrForeignDrive) {
+			return driveError(r.Path, r.Err)
+		}
+		p.Log.Error("drive is absent", "path", r.Path, "err", r.Err)
+	}
+	if len(n.Drives()) == 0 {
+		return &StartError{DriveUnusable, fmt.Sprintf("none of the drives %v can be opened", paths), "mount the drives, and check their owner", errors.Join(causes(refused)...)}
+	}
+	moved := false
+	for _, d := range n.Drives() {
+		moved = p.id.place(d.Path(), d.ID()) || moved
+	}
+	if moved {
+		if err := p.id.save(p.dir); err != nil {
+			return err
+		}
+	}
+	return p.ring.admit(keyringDrives(n))
+}
+
+func causes(refused []node.Refused) (errs []error) {
+	for _, r := range refused {
+		errs = append(errs, r.Err)
+	}
+	return errs
+}
+
+func keyringDrives(n *node.Node) (out []keyringDrive) {
+	for _, d := range n.Drives() {
+		out = append(out, d)
+	}
+	return out
+}
+
+// formatAll formats the drives of a first start that are not formatted yet.
+func (p *process) formatAll(paths []string) error {
+	all, err := survey(paths)
+	if err != nil {
+		return err
+	}
+	for _, f := range all {
+		switch {
+		case f.super != nil: // of this cluster: checkOwner has looked
+			continue
+		case !slices.ContainsFunc(p.id.Slots, func(s slot) bool { return s.Path == f.path }):
+			return &StartError{UnknownDrive, f.path + " was not among the drives when the first start began",
+				"start with the same drives again, or empty state directory and drives and begin anew", nil}
+		}
+		if _, err := format(f.path, p.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *process) nodeOptions() node.Options {
+	o := node.Options{
+		Clock: clock{p.Now}, Log: p.Log.With("part", "node"), Cluster: node.ClusterID(p.id.Cluster),
+		PreallocateBytes: orNone(int64(p.c.Preallocate)), ScrubBytesPerSecond: int64(p.c.ScrubRate),
+	}
+	if p.c.ScrubRate == 0 {
+		o.ScrubInterval = -1 // on demand, at the default rate
+	}
+	if p.c.Ballast >= 0 {
+		o.BallastBytes = orNone(int64(p.c.Ballast))
+	}
+	return o
+}
+
+// orNone turns zero, which means none in the settings, into what means none in
+// options where zero means the default.
+func orNone(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+func (p *process) openCredentials(context.Context) (err error) {
+	p.root, p.first.rootGenerated, err = rootCredentials(p.c, p.dir, p.first.is)
+	return err
+}
+
+// openTables commits, at the first start only, which drives there are and how
+// placement groups lie on them. The commands have no proposer of their own, so
+// they carry epoch 0.
+func (p *process) openTables(ctx context.Context) error {
+	drives, err := p.meta.Drives(ctx)
+	if err != nil {
+		return fmt.Errorf("drive table: %w", err)
+	}
+	pgs, err := p.meta.PGs(ctx)
+	if err != nil {
+		return fmt.Errorf("placement groups: %w", err)
+	}
+	if !p.first.is {
+		if len(drives.Drives) == 0 || len(pgs.Groups) == 0 {
+			return &StartError{MetadataLost, "the metadata in " + p.dir + " is empty while drives hold data",
+				"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
+		}
+		return p.resumeReplacements(ctx)
+	}
+	if len(drives.Drives) == 0 {
+		drives = p.newDriveTable()
+		cmd := &metadata.Command{Kind: metadata.KindPutDrives, Drives: drives}
+		if _, err := commit(ctx, p.meta, cmd); err != nil {
+			return fmt.Errorf("store drive table: %w", err)
+		}
+	}
+	if len(pgs.Groups) == 0 {
+		scheme, err := p.id.scheme()
+		if err != nil {
+			return err
+		}
+		seed := binary.LittleEndian.Uint64(p.id.Cluster[:8]) // a start that goes on builds the same
+		if pgs, err = placement.Build(drives.Drives, scheme, 0, seed); err != nil {
+			return fmt.Errorf("place groups: %w", err)
+		}
+	}
+	return p.putPGs(ctx, pgs)
+}
+
+// newDriveTable lists the open drives.
+func (p *process) newDriveTable() *metadata.DriveTable {
+	t := &metadata.DriveTable{Version: 1}
+	for _, s := range p.node.Status() { // in order of ids
+		t.Drives = append(t.Drives, p.tableRow(s))
+	}
+	return t
+}
+
+// tableRow is what the drive table says of an open drive.
+func (p *process) tableRow(s node.DriveStatus) topology.Drive {
+	return topology.Drive{ID: s.ID, Node: p.id.Node, Site: site, Device: device(s.Path), CapacityBytes: s.CapacityBytes, State: topology.DriveActive}
+}
+
+// device names the device that a directory lies on, "" if it cannot be told.
+func device(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)))
+}
+
+// putPGs stores the table of placement groups in the root group and pushes it
+// into every data group.
+func (p *process) putPGs(ctx context.Context, t *metadata.PGTable) error {
+	for group := range uint32(metadata.DataGroups + 1) {
+		cmd := &metadata.Command{Kind: metadata.KindPushPGs, Group: group, PGs: t}
+		if _, err := commit(ctx, p.meta, cmd); err != nil {
+			return fmt.Errorf("store placement groups in group %d: %w", group, err)
+		}
+	}
+	return nil
+}
+
+func (p *process) openEngine(ctx context.Context) error {
+	highest := uint64(0)
+	for _, d := range p.node.Drives() {
+		highest = max(highest, d.Superblock().HighestEpoch)
+	}
+	loss := object.DriveLossRefuse
+	if p.c.OnDriveLoss == "degrade" {
+		loss = object.DriveLossDegrade
+	}
+	eng, err := object.New(object.Options{
+		Metadata: p.meta, Shards: shards{p.node}, Drives: conditions{p.node}, Keys: p.ring,
+		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: highest,
+		InlineBytes: int(orNone(int64(p.c.InlineBytes))), StripeBudgetBytes: int64(p.c.StripeBudget), ReadBudgetBytes: int64(p.c.StripeBudget),
+		OnDriveLoss: loss, TrashGrace: p.c.TrashGrace, Now: p.Now, Logger: p.Log.With("part", "engine"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := eng.Start(ctx); err != nil {
+		return fmt.Errorf("start engine: %w", err)
+	}
+	p.eng = eng
+	p.onClose("engine", eng.Close)
+	return nil
+}
+
+// openFront makes what answers requests: access keys, the S3 gateway and the
+// admin API.
+func (p *process) openFront(ctx context.Context) error {
+	account, err := p.eng.EnsureAccount(ctx, "root", canonicalID())
+	if err != nil {
+		return fmt.Errorf("account: %w", err)
+	}
+	accountKeys, err := p.eng.AccountKeys(ctx, account)
+	if err != nil {
+		return &StartError{KeyringMismatch, "the keyring " + p.ring.path + " does not fit what is stored",
+			"give --keyring the newest keyring of this cluster, or write it anew with \"ruche keyring restore\"", err}
+	}
+	p.keys = &accessKeys{root: p.root, store: p.meta, epochs: p.eng, account: account, keys: accountKeys, secrets: make(map[string]string)}
+	p.ctl = &control{p: p}
+	proxies := make([]netip.Prefix, 0, len(p.c.TrustedProxies))
+	for _, s := range p.c.TrustedProxies {
+		proxies = append(proxies, netip.MustParsePrefix(s)) // validated
+	}
+	o := gateway.Options{
+		Region: p.c.Region, StrictRegion: p.c.StrictRegion, Lookup: p.keys.lookup,
+		Owner:   wire.Owner{ID: account.Canonical, DisplayName: account.Name},
+		Domains: p.c.Domains, PublicURLs: p.c.PublicURLs, TrustedProxies: proxies,
+		Encrypted: p.id.Encryption, Health: p.ctl, Log: p.Log.With("part", "gateway"), Now: p.Now,
+	}
+	if p.c.AccessLog != "" {
+		f, err := os.OpenFile(p.c.AccessLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+		if err != nil {
+			return fileErrorOr(NotWritable, "access log "+p.c.AccessLog, "give a file that can be written, with --access-log", err)
+		}
+		p.onClose("access log", f.Close)
+		o.AccessLog = f
+	}
+	if p.s3, err = gateway.New(p.eng, o); err != nil {
+		return err
+	}
+	p.onClose("gateway", p.s3.Close)
+	p.ctl.metrics, err = admin.MetricsHandler(p.ctl.gather, p.s3.Metrics())
+	return err
+}
+
+// settle ends the first start and makes the default buckets.
+func (p *process) settle(ctx context.Context) error {
+	if p.first.is {
+		p.id.Phase = phaseReady
+		if err := p.id.save(p.dir); err != nil {
+			return err
+		}
+	}
+	for _, name := range p.c.DefaultBuckets {
+		if err := p.eng.CreateBucket(ctx, name); err != nil && !errors.Is(err, metadata.ErrBucketExists) {
+			return fmt.Errorf("default bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}

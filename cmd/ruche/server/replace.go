@@ -1,0 +1,222 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/placement"
+	"github.com/ruche-storage/ruche/metadata/topology"
+	"github.com/ruche-storage/ruche/node"
+)
+
+// A replacement is done in steps, each of which may be repeated:
+//
+//  1. cluster.json notes path and lost drive
+//  2. the directory is formatted and opened
+//  3. the keyring gets a key of the new drive
+//  4. the drive table gets the new drive, and the lost one is retired there
+//  5. the placement groups get a generation with the new drive, which is
+//     moving until everything was rebuilt
+//  6. cluster.json forgets about it
+//
+// A start carries on what was noted and not forgotten.
+
+// ReplaceDrive implements admin.Drives.
+func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (*admin.Drive, error) {
+	p := c.p
+	p.replaceMu.Lock()
+	defer p.replaceMu.Unlock()
+	if !filepath.IsAbs(req.Path) {
+		return nil, badRequest("path %q is not absolute", req.Path)
+	}
+	path := filepath.Clean(req.Path)
+	old, err := p.lostDrive(ctx, path, req.Drive)
+	if err != nil {
+		return nil, err
+	}
+	switch _, err := node.Inspect(vfs.Default, path); {
+	case err == nil:
+		return nil, conflict("%s holds a drive already", path)
+	case !errors.Is(err, node.ErrUnformatted):
+		return nil, conflict("%s: %v", path, err)
+	}
+	if err := checkEmpty(path); err != nil {
+		return nil, conflict("%v", err)
+	}
+	// A drive that fails but is still open makes room for the new one.
+	if d, err := p.node.Drive(old); err == nil {
+		if err := p.node.RemoveDrive(old); err != nil {
+			p.Log.Warn("close lost drive", "path", d.Path(), "err", err)
+		}
+	}
+	if err := p.note(func(id *identity) {
+		id.Replacing = append(slices.DeleteFunc(id.Replacing, func(r replacing) bool { return r.Path == path }), replacing{path, old})
+	}); err != nil {
+		return nil, err
+	}
+	if err := p.replace(context.WithoutCancel(ctx), replacing{path, old}, nil); err != nil {
+		return nil, err
+	}
+	drives, err := c.Drives(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(drives, func(d admin.Drive) bool { return d.Path == path })
+	if i < 0 {
+		return nil, fmt.Errorf("drive %s is not in the drive table", path)
+	}
+	return &drives[i], nil
+}
+
+func badRequest(format string, args ...any) error {
+	return &admin.Error{Status: http.StatusBadRequest, Code: admin.CodeBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+func conflict(format string, args ...any) error {
+	return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf(format, args...)}
+}
+
+// lostDrive finds the drive that is to be replaced: the one named, or the one
+// that was at path. One that works is refused.
+func (p *process) lostDrive(ctx context.Context, path, named string) (topology.DriveID, error) {
+	p.idMu.Lock()
+	old, known := p.id.at(path)
+	p.idMu.Unlock()
+	if named != "" {
+		var err error
+		if old, err = topology.ParseDriveID(named); err != nil {
+			return old, badRequest("drive %q is not the id of a drive; see \"ruche drive list\"", named)
+		}
+	} else if !known {
+		return old, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: "no drive was at " + path + " before",
+			Remedy: "name the lost one with --drive; \"ruche drive list\" shows the ids"}
+	}
+	table, err := p.meta.Drives(ctx)
+	if err != nil {
+		return old, err
+	}
+	i := slices.IndexFunc(table.Drives, func(d topology.Drive) bool { return d.ID == old })
+	if i < 0 || table.Drives[i].State == topology.DriveRetired {
+		return old, conflict("drive %s is not one of this cluster, or was replaced already", old)
+	}
+	d, err := p.node.Drive(old)
+	if err != nil {
+		return old, nil // away, as it should be
+	}
+	if s := d.Status(); s.State != node.StateFenced {
+		// Its directory may have been emptied under the running server.
+		if super, err := node.Inspect(vfs.Default, d.Path()); err == nil && super.Drive == old {
+			return old, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("drive %s at %s works", old, d.Path()),
+				Remedy: "to replace it all the same, stop the server, unmount or empty it, and start again"}
+		}
+	}
+	return old, nil
+}
+
+// note changes cluster.json.
+func (p *process) note(change func(*identity)) error {
+	p.idMu.Lock()
+	defer p.idMu.Unlock()
+	change(p.id)
+	return p.id.save(p.dir)
+}
+
+// replace carries out what was noted. open is the drive at the path if it is
+// open already.
+func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) error {
+	if open == nil {
+		id, err := p.node.Replace(ctx, r.Path, node.Formatting{Node: p.id.Node, Site: site, Incarnation: 1})
+		if err != nil {
+			return driveError(r.Path, err)
+		}
+		if open, err = p.node.Drive(id); err != nil {
+			return err
+		}
+	}
+	if err := p.ring.admit(keyringDrives(p.node)); err != nil {
+		return err
+	}
+	if err := p.putReplaced(ctx, r.Old, open); err != nil {
+		return err
+	}
+	if p.eng != nil {
+		if err := p.eng.ReloadTopology(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.ring.retire(r.Old, keyringDrives(p.node)); err != nil {
+		return err
+	}
+	p.Log.Info("drive replaced", "path", r.Path, "lost", r.Old.String(), "drive", open.ID().String())
+	return p.note(func(id *identity) {
+		id.place(r.Path, open.ID())
+		id.Replacing = slices.DeleteFunc(id.Replacing, func(o replacing) bool { return o == r })
+	})
+}
+
+// putReplaced puts the new drive into the tables, in the place of the old one.
+func (p *process) putReplaced(ctx context.Context, old topology.DriveID, d *node.Drive) error {
+	drives, err := p.meta.Drives(ctx)
+	if err != nil {
+		return err
+	}
+	next := &metadata.DriveTable{Version: drives.Version + 1}
+	for _, t := range drives.Drives {
+		if t.ID == old {
+			t.State = topology.DriveRetired
+		}
+		if t.ID != d.ID() {
+			next.Drives = append(next.Drives, t)
+		}
+	}
+	next.Drives = append(next.Drives, p.tableRow(d.Status()))
+	slices.SortFunc(next.Drives, func(a, b topology.Drive) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	if _, err := commit(ctx, p.meta, &metadata.Command{Kind: metadata.KindPutDrives, Drives: next}); err != nil {
+		return fmt.Errorf("store drive table: %w", err)
+	}
+	pgs, err := p.meta.PGs(ctx)
+	if err != nil {
+		return err
+	}
+	changed, _, err := placement.Replace(pgs, old, d.ID())
+	if err != nil {
+		return fmt.Errorf("place drive: %w", err)
+	}
+	return p.putPGs(ctx, changed)
+}
+
+// resumeReplacements carries on replacements that were cut off.
+func (p *process) resumeReplacements(ctx context.Context) error {
+	for _, r := range slices.Clone(p.id.Replacing) {
+		i := slices.IndexFunc(p.node.Drives(), func(d *node.Drive) bool { return d.Path() == r.Path })
+		var open *node.Drive
+		switch {
+		case i >= 0 && p.node.Drives()[i].ID() != r.Old:
+			open = p.node.Drives()[i]
+		case i >= 0: // the lost one is back before anything was written
+			if err := p.note(func(id *identity) {
+				id.Replacing = slices.DeleteFunc(id.Replacing, func(o replacing) bool { return o == r })
+			}); err != nil {
+				return err
+			}
+			continue
+		default:
+			if err := sweep(r.Path); err != nil {
+				p.Log.Error("replacement of drive cannot go on", "path", r.Path, "err", err)
+				continue
+			}
+		}
+		if err := p.replace(ctx, r, open); err != nil {
+			p.Log.Error("replacement of drive cannot go on", "path", r.Path, "err", err)
+		}
+	}
+	return nil
+}

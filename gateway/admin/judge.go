@@ -1,0 +1,151 @@
+package admin
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Circumstances are what Judge has to know besides the status itself.
+type Circumstances struct {
+	KeyringVerified    bool // a backup was made or the recovery code entered
+	MetadataCopies     int
+	MetadataFull       bool
+	OnDriveLossRefuses bool
+	StateDir           string
+}
+
+// Judge fills Health, Summary and Warnings of a status from its other fields.
+func Judge(s *Status, c Circumstances) {
+	s.Summary, s.Warnings, s.Health = nil, nil, Green
+	worse := func(h Health) {
+		if h == Red || s.Health == Green {
+			s.Health = h
+		}
+	}
+	say := func(h Health, text string) {
+		s.Summary = append(s.Summary, text)
+		worse(h)
+	}
+	if n := s.Safety.Unrepairable; n > 0 {
+		say(Red, fmt.Sprintf("%s cannot be read any more: too few shards are left (ruche repair status).", things(n, "chunk")))
+	}
+	judgeLoss(s, say)
+	if n := s.Safety.ShortChunks; n > 0 {
+		text := things(n, "chunk") + " waiting for repair: shards are missing"
+		if s.Safety.BackInSeconds > 0 {
+			text += "; all back in " + about(s.Safety.BackInSeconds)
+		}
+		say(Yellow, text+".")
+	}
+	judgeWrites(s, c, say)
+	for _, w := range warnings(s, c) {
+		s.Warnings = append(s.Warnings, w)
+		if w.Code != "metadata-one-copy" { // as good as this version can be
+			worse(Yellow)
+		}
+	}
+}
+
+// judgeLoss says how many drives may still be lost.
+func judgeLoss(s *Status, say func(Health, string)) {
+	away := ""
+	if s.Safety.Away > 0 {
+		away = fmt.Sprintf(" (%s away or being rebuilt)", things(int64(s.Safety.Away), "drive"))
+	}
+	switch n := s.Safety.MayLose; {
+	case s.Safety.Parity == 0 && s.Safety.Away > 0:
+		say(Red, "The drive is away: nothing that lies on it can be read.")
+	case s.Safety.Parity == 0:
+		say(Yellow, "You may lose no drive: there is one copy of everything.")
+	case n == 0 && s.Safety.Away > 0 || n == 0 && s.Safety.ShortChunks > 0:
+		say(Red, "You may lose no further drive without losing data"+away+".")
+	case n == 1:
+		say(degree(s), "You may lose 1 drive without losing data"+away+".")
+	default:
+		say(degree(s), fmt.Sprintf("You may lose %d drives without losing data%s.", n, away))
+	}
+}
+
+func degree(s *Status) Health {
+	if s.Safety.Away > 0 {
+		return Yellow
+	}
+	return Green
+}
+
+// judgeWrites says why writes stop.
+func judgeWrites(s *Status, c Circumstances, say func(Health, string)) {
+	switch {
+	case c.MetadataFull:
+		say(Red, "Writes are refused: the file system of "+c.StateDir+" is full. Free space there.")
+	case s.Safety.Writable:
+	case s.Safety.Parity == 1 && s.Safety.Away == 1 && c.OnDriveLossRefuses:
+		say(Red, "Writes are refused: a drive is away, and with one parity shard a new object could not survive another loss. Replace the drive, or set on-drive-loss to degrade.")
+	case full(s.Drives):
+		say(Red, "Writes are refused: the drives are full. Delete objects or add space.")
+	default:
+		say(Red, "Writes are refused: too few drives take them.")
+	}
+}
+
+func full(drives []Drive) bool {
+	for _, d := range drives {
+		if d.State == DriveFull {
+			return true
+		}
+	}
+	return false
+}
+
+func warnings(s *Status, c Circumstances) (out []Warning) {
+	if !c.KeyringVerified {
+		out = append(out, Warning{"keyring-unverified", "Nobody has shown yet to have the recovery code or a backup of the keyring; without one, the loss of this machine's state directory loses all data.",
+			"run \"ruche keyring verify\", or \"ruche keyring backup FILE\""})
+	}
+	if c.MetadataCopies < 2 {
+		out = append(out, Warning{"metadata-one-copy", "There is one copy of the metadata, in " + c.StateDir + "; its loss loses the names of all objects.",
+			"back that directory up, and keep it on a device that is protected, such as RAID 1"})
+	}
+	if !s.Encryption {
+		out = append(out, Warning{"encryption-off", "What is stored is not encrypted.", "copy the buckets to a store that was started with encryption on"})
+	}
+	for _, d := range s.Drives {
+		switch d.State {
+		case DriveAbsent:
+			out = append(out, Warning{"drive-absent", fmt.Sprintf("Drive %s is absent: %s.", name(d), d.Reason), "mount it and start again, or run \"ruche drive replace " + name(d) + "\""})
+		case DriveFenced:
+			out = append(out, Warning{"drive-fenced", fmt.Sprintf("Drive %s failed and serves nothing: %s.", name(d), d.Reason), "check the device; start again if it is sound, else replace it"})
+		case DriveFull:
+			out = append(out, Warning{"drive-full", fmt.Sprintf("Drive %s is full.", name(d)), "delete objects or add space"})
+		}
+	}
+	return out
+}
+
+func name(d Drive) string {
+	if d.Path != "" {
+		return d.Path
+	}
+	return d.ID
+}
+
+// things words a number of things.
+func things(n int64, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.FormatInt(n, 10) + " " + one + "s"
+}
+
+// about words a time to come.
+func about(s Seconds) string {
+	switch {
+	case s < 90:
+		return "about a minute"
+	case s < 90*60:
+		return "about " + things(int64(s+30)/60, "minute")
+	case s < 48*3600:
+		return "about " + things(int64(s+1800)/3600, "hour")
+	}
+	return "about " + things(int64(s+43200)/86400, "day")
+}
