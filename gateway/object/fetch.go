@@ -241,7 +241,6 @@ func (f *fetch) report() {
 
 func (f *fetch) unreadable() error {
 	f.report()
-	f.e.counters.unreadable.Add(1)
 	return fmt.Errorf("chunk %s, stripes %d to %d: %w: %d of %d shards: %w",
 		f.chunk.ID, f.first, f.first+f.count-1, ErrUnreadable, ones(f.good), f.layout.Data, f.reason)
 }

@@ -86,7 +86,7 @@ func newWorld(t testing.TB, s setup) *world {
 		s.fs = vfs.NewMem()
 	}
 	w := &world{t: t, fs: s.fs}
-	local, err := replica.Open(s.fs.PathJoin(s.dir, "state"), replica.Options{FS: s.fs, ReserveBytes: -1, MemTableBytes: 4 << 20, CacheBytes: 8 << 20})
+	local, err := replica.Open(s.fs.PathJoin(s.dir, "state"), replica.Options{FS: s.fs, ReserveBytes: -1, AcceptClock: true, MemTableBytes: 4 << 20, CacheBytes: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,8 +221,9 @@ func (m *faultyMetadata) Commit(ctx context.Context, cmd *metadata.Command) (*me
 // fault is what happens to one call on a drive.
 type fault struct {
 	err   error
-	wait  <-chan struct{} // before the call
-	spoil func(p []byte)  // what a read returned, or before it is written
+	wait  <-chan struct{}           // before the call
+	spoil func(p []byte)            // what a read returned, or before it is written
+	rot   func(p []byte, off int64) // what a read from there returned
 }
 
 // faultyShards puts faults before production drives.
@@ -350,6 +351,9 @@ func (s *faultyShards) ReadAt(ctx context.Context, d topology.DriveID, ref metad
 	}
 	if f.spoil != nil {
 		f.spoil(dst)
+	}
+	if f.rot != nil {
+		f.rot(dst, off)
 	}
 	return nil
 }

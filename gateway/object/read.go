@@ -3,6 +3,7 @@ package object
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -30,6 +31,7 @@ type sealedReader struct {
 	chunks []metadata.Chunk // rows at hand, in order
 
 	off, end int64  // sealed bytes of the range that no run was started for
+	careful  int64  // up to there runs are single stripes
 	current  *fetch // being yielded
 	ahead    *fetch // started
 	rest     []byte // of a segment, for Read
@@ -61,7 +63,17 @@ func (r *sealedReader) advance() error {
 		}
 	}
 	r.current, r.ahead = r.ahead, nil
-	if err := r.current.wait(r.ctx); err != nil {
+	err := r.current.wait(r.ctx)
+	if f := r.current; errors.Is(err, ErrUnreadable) && f.count > 1 {
+		// A shard counts only if all its cells of the run are right. If damage
+		// hit other shards in other stripes, each stripe may be readable.
+		r.careful, r.off = r.off, r.off-f.n
+		return nil // the run has no segments: advance is called again
+	}
+	if err != nil {
+		if errors.Is(err, ErrUnreadable) {
+			r.e.counters.unreadable.Add(1)
+		}
 		return err
 	}
 	if r.off < r.end {
@@ -121,7 +133,7 @@ func (r *sealedReader) plan() (*fetch, error) {
 		from := int64(s) * stripe
 		return f.off > from || end < from+int64(f.layout.StripeLength(s))
 	}
-	if partial(f.first) {
+	if partial(f.first) || r.off < r.careful {
 		f.count = 1
 	} else {
 		f.count = min(f.count, max(1, int(runBytes/stripe)))
