@@ -18,7 +18,7 @@ const (
 	footerFixed    = 56
 	footerTail     = 16
 	incompatible   = 0x80 // bit of a field's tag
-	maxFieldLength = 255
+	maxUnknown     = 2048 // bytes of unknown fields: a header that is kept can be written again
 )
 
 // Tags of header fields. A reader refuses unknown tags that have the
@@ -104,6 +104,9 @@ func parseFields(src []byte, h *Header) error {
 		default:
 			h.Unknown = append(h.Unknown, field...)
 		}
+	}
+	if len(h.Unknown) > maxUnknown {
+		return fmt.Errorf("%w: %d bytes of unknown fields", ErrBad, len(h.Unknown))
 	}
 	return nil
 }

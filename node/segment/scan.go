@@ -76,7 +76,7 @@ func (s *scanner) nextHeader(off int64) (int64, error) {
 
 func (s *scanner) fill(off int64) error {
 	if s.window == nil {
-		s.window = make([]byte, scanWindow)
+		s.window = make([]byte, min(scanWindow, s.size))
 	}
 	s.window = s.window[:cap(s.window)]
 	n, err := readUpTo(s.r, s.window, off)
@@ -123,7 +123,7 @@ func (s *scanner) wholeRecord(h *Header, header []byte, bodyAt int64) (*Footer, 
 		return nil, err
 	}
 	if s.verify == nil {
-		s.verify = make([]byte, VerifyBufferBytes)
+		s.verify = make([]byte, min(VerifyBufferBytes, s.size))
 	}
 	return f, VerifyBody(s.r, bodyAt, &h.Record, f, s.verify)
 }
