@@ -271,7 +271,7 @@ func (l *Local) fill(first *proposal) *flight {
 		f.batch.Discard()
 		return nil
 	}
-	f.began = time.Now()
+	f.began = l.opts.Now()
 	f.jumps = l.stamps.jumps
 	err := f.batch.Finish()
 	if err == nil {
@@ -341,7 +341,7 @@ func (l *Local) sync() {
 			continue
 		}
 		l.publish(f.snap)
-		l.counts.batch(len(f.proposals), f.rejected, time.Since(f.began), f.jumps)
+		l.counts.batch(len(f.proposals), f.rejected, l.opts.Now().Sub(f.began), f.jumps)
 		f.answer(nil)
 		f.batch.Close()
 	}
