@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	magicHeader    = 0x63526352 // "RcRc"
-	magicFooter    = 0x74466352 // "RcFt"
-	magicEnd       = 0x45466352 // "RcFE"
-	headerFixed    = 40
-	headerCRC      = 4
-	footerFixed    = 56
-	footerTail     = 16
-	incompatible   = 0x80 // bit of a field's tag
-	maxUnknown     = 2048 // bytes of unknown fields: a header that is kept can be written again
+	magicHeader  = 0x63526352 // "RcRc"
+	magicFooter  = 0x74466352 // "RcFt"
+	magicEnd     = 0x45466352 // "RcFE"
+	headerFixed  = 40
+	headerCRC    = 4
+	footerFixed  = 56
+	footerTail   = 16
+	incompatible = 0x80 // bit of a field's tag
+	maxUnknown   = 2048 // bytes of unknown fields: a header that is kept can be written again
 )
 
 // Tags of header fields. A reader refuses unknown tags that have the
