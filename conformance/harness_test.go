@@ -245,11 +245,29 @@ func (r *reply) general() {
 		r.t.Errorf("%s: no x-amz-request-id among %v", r.call, r.header)
 	}
 	if r.status >= 500 && r.status != http.StatusNotImplemented {
-		r.t.Errorf("%s: status %d\n%s", r.call, r.status, r.body)
+		r.t.Errorf("%s: status %d\n%s", r.call, r.status, r.text())
 	}
 	if (r.status == http.StatusNoContent || r.status == http.StatusNotModified) && len(r.body) > 0 {
 		r.t.Errorf("%s: status %d with a body of %d bytes", r.call, r.status, len(r.body))
 	}
+}
+
+// String says what was answered.
+func (r *reply) String() string {
+	if r == nil {
+		return "no answer"
+	}
+	return fmt.Sprintf("%s: status %d: %s", r.call, r.status, r.text())
+}
+
+// text is the body for messages: the beginning of it, quoted unless it is XML.
+func (r *reply) text() string {
+	const most = 1500
+	body := r.body[:min(most, len(r.body))]
+	if bytes.HasPrefix(body, []byte("<?xml")) {
+		return string(body)
+	}
+	return fmt.Sprintf("%.300q", body)
 }
 
 // want checks the status and goes on with the same reply; another status ends
@@ -257,7 +275,7 @@ func (r *reply) general() {
 func (r *reply) want(status int) *reply {
 	r.t.Helper()
 	if r.status != status {
-		r.t.Fatalf("%s: status %d, want %d\n%s", r.call, r.status, status, r.body)
+		r.t.Fatalf("%s: status %d, want %d\n%s", r.call, r.status, status, r.text())
 	}
 	return r
 }
@@ -283,9 +301,7 @@ func (r *reply) wantBody(want []byte) *reply {
 	r.t.Helper()
 	if !bytes.Equal(r.body, want) {
 		r.t.Errorf("%s: body of %d bytes with hash %s, want %d bytes with hash %s", r.call, len(r.body), hexHash(r.body), len(want), hexHash(want))
-		if len(r.body) < 2000 {
-			r.t.Logf("%s: body: %q", r.call, r.body)
-		}
+		r.t.Logf("%s: body: %s", r.call, r.text())
 	}
 	return r
 }
@@ -338,7 +354,7 @@ func (r *reply) anError() *s3Error {
 	}
 	e := new(s3Error)
 	if err := strictXML(r.body, e); err != nil {
-		r.t.Fatalf("%s: status %d, error body is not well-formed: %v\n%q", r.call, r.status, err, r.body)
+		r.t.Fatalf("%s: status %d, error body is not well-formed: %v\n%s", r.call, r.status, err, r.text())
 	}
 	if e.XMLName.Local != "Error" || e.XMLName.Space != "" {
 		r.t.Errorf("%s: root element is %q in namespace %q, want Error without one", r.call, e.XMLName.Local, e.XMLName.Space)
@@ -365,7 +381,7 @@ func (r *reply) wantXML(root string, v any) *reply {
 	}
 	var top struct{ XMLName xml.Name }
 	if err := strictXML(r.body, &top); err != nil {
-		r.t.Fatalf("%s: not well-formed: %v\n%q", r.call, err, r.body)
+		r.t.Fatalf("%s: not well-formed: %v\n%s", r.call, err, r.text())
 	}
 	if top.XMLName.Local != root || top.XMLName.Space != namespace {
 		r.t.Fatalf("%s: root element %q in namespace %q, want %q in %q\n%s", r.call, top.XMLName.Local, top.XMLName.Space, root, namespace, r.body)
@@ -445,14 +461,14 @@ func (b *bucket) remove() {
 				return
 			}
 			if r, err := send(call{method: http.MethodDelete, path: "/" + b.name + "/" + key}); err != nil || r.status != http.StatusNoContent {
-				b.t.Errorf("empty bucket: delete %q: %+v, %v", key, r, err)
+				b.t.Errorf("empty bucket: delete %q: %v, %v", key, r, err)
 				return
 			}
 		}
 	}
 	b.abortAll(send)
 	if r, err := send(call{method: http.MethodDelete, path: "/" + b.name}); err != nil || r.status != http.StatusNoContent {
-		b.t.Errorf("delete bucket: %+v, %v", r, err)
+		b.t.Errorf("delete bucket: %v, %v", r, err)
 	}
 }
 

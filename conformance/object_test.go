@@ -88,10 +88,11 @@ func TestUserMetadata(t *testing.T) {
 	b.put("two", nil, "X-Amz-Meta-List", "a", "X-Amz-Meta-List", "b")
 	b.head("two").wantHeader("X-Amz-Meta-List", "a,b")
 
-	// 2 KiB of names and values. Source: AWS, "Working with object metadata".
-	b.put("limit", nil, "x-amz-meta-m", strings.Repeat("v", 2047))
-	b.request(http.MethodPut, "over", nil, "x-amz-meta-m", strings.Repeat("v", 2048)).wantError(http.StatusBadRequest, "MetadataTooLarge")
-	b.do(call{method: http.MethodPost, path: b.path("over"), query: query("uploads?"), header: headers("x-amz-meta-m", strings.Repeat("v", 2048))}).
+	// 2 KiB of names and values. Source: AWS, "Working with object metadata",
+	// which does not say whether the prefix of the names counts.
+	b.put("limit", nil, "x-amz-meta-m", strings.Repeat("v", 2030))
+	b.request(http.MethodPut, "over", nil, "x-amz-meta-m", strings.Repeat("v", 2049)).wantError(http.StatusBadRequest, "MetadataTooLarge")
+	b.do(call{method: http.MethodPost, path: b.path("over"), query: query("uploads?"), header: headers("x-amz-meta-m", strings.Repeat("v", 2049))}).
 		wantError(http.StatusBadRequest, "MetadataTooLarge")
 	b.wantAbsent("over")
 }
