@@ -448,3 +448,7 @@ func (w *world) expect(key string, want []byte) {
 }
 
 var _ io.WriterTo = (*Object)(nil)
+
+func refsOf(c *metadata.Chunk, i int) []metadata.ShardRef {
+	return []metadata.ShardRef{{PG: c.PG, Shard: metadata.ShardID{Chunk: c.ID, Index: uint8(i)}}}
+}
