@@ -231,8 +231,12 @@ func (f *Fence) field(d *decoder) {
 	case 1:
 		f.Floor = d.uint64()
 	case 2:
+		e := d.uint64()
+		if e == 0 {
+			d.fail("epoch 0")
+		}
 		if d.room(len(f.Living), maxLiving) {
-			f.Living = append(f.Living, d.uint64())
+			f.Living = append(f.Living, e)
 		}
 	case 3:
 		f.Highest = d.uint64()
