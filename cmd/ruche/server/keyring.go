@@ -172,6 +172,22 @@ func (k *keyKeeper) spread(ring *keyring.Keyring, drives []keyringDrive) error {
 	return nil
 }
 
+// newestSealed is the highest version of which a drive holds a sealed copy.
+func newestSealed(drives []keyringDrive) (newest uint64) {
+	for _, d := range drives {
+		names, err := d.SmallFiles()
+		if err != nil {
+			continue // spread says so
+		}
+		for _, name := range names {
+			if version, ok := keyring.ParseSealedName(name); ok {
+				newest = max(newest, version)
+			}
+		}
+	}
+	return newest
+}
+
 func (k *keyKeeper) spreadTo(ring *keyring.Keyring, d keyringDrive, name string) error {
 	if text, err := d.ReadSmallFile(name); err == nil {
 		if info, err := keyring.InspectSealed(text); err == nil && info.Version == ring.Version() {

@@ -37,8 +37,8 @@ type listeners struct {
 }
 
 // listen binds both addresses and opens the certificate if one is needed.
-func listen(ctx context.Context, c *config.Config, state string, now time.Time, log *slog.Logger) (l *listeners, err error) {
-	l = &listeners{}
+func listen(ctx context.Context, c *config.Config, state string, now time.Time, log *slog.Logger) (_ *listeners, err error) {
+	l := &listeners{}
 	defer func() {
 		if err != nil {
 			l.close()

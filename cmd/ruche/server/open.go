@@ -28,10 +28,7 @@ import (
 // open starts all parts in the order in which they need each other. What was
 // started is closed by the caller, also after an error.
 func (p *process) open(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
-		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.openDrives,
-		p.openCredentials, p.openTables, p.openEngine, p.openFront, p.settle,
-	} {
+	for _, step := range p.steps() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -40,6 +37,15 @@ func (p *process) open(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// steps are what a start does. A first start may be cut off between any two,
+// and within each, and is carried on by the next.
+func (p *process) steps() []func(context.Context) error {
+	return []func(context.Context) error{
+		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.checkKeyring, p.openDrives,
+		p.openCredentials, p.openTables, p.openEngine, p.openFront, p.settle,
+	}
 }
 
 // openState makes the state directory and takes its lock.
@@ -144,6 +150,26 @@ func (p *process) openMetadata(context.Context) error {
 	return nil
 }
 
+// checkKeyring refuses a keyring that does not open the accounts. It comes
+// before any drive is written to: the copies there may be the right ones.
+func (p *process) checkKeyring(ctx context.Context) error {
+	accounts, err := p.meta.Accounts(ctx)
+	if err != nil {
+		return fmt.Errorf("accounts: %w", err)
+	}
+	for _, a := range accounts {
+		if _, err := p.ring.UnwrapAccount(ctx, a.ID, a.Key, a.MasterKey, []byte(a.WrappedKey)); err != nil {
+			return p.keyringMismatch(err)
+		}
+	}
+	return nil
+}
+
+func (p *process) keyringMismatch(err error) error {
+	return &StartError{KeyringMismatch, "the keyring " + p.ring.path + " does not fit what is stored",
+		"give --keyring the newest keyring of this cluster, or write it anew with \"ruche keyring restore\"", err}
+}
+
 // openDrives formats, at the first start only, the drives that are not yet, and
 // opens all that are there.
 func (p *process) openDrives(ctx context.Context) error {
@@ -183,6 +209,9 @@ func (p *process) openDrives(ctx context.Context) error {
 		if err := p.id.save(p.dir); err != nil {
 			return err
 		}
+	}
+	if newest := newestSealed(keyringDrives(n)); newest > p.ring.current().Version() {
+		return p.keyringMismatch(fmt.Errorf("it is version %d, and drives hold sealed copies of version %d", p.ring.current().Version(), newest))
 	}
 	return p.ring.admit(keyringDrives(n))
 }
@@ -359,8 +388,7 @@ func (p *process) openFront(ctx context.Context) error {
 	}
 	accountKeys, err := p.eng.AccountKeys(ctx, account)
 	if err != nil {
-		return &StartError{KeyringMismatch, "the keyring " + p.ring.path + " does not fit what is stored",
-			"give --keyring the newest keyring of this cluster, or write it anew with \"ruche keyring restore\"", err}
+		return p.keyringMismatch(err)
 	}
 	p.keys = &accessKeys{root: p.root, store: p.meta, epochs: p.eng, account: account, keys: accountKeys, secrets: make(map[string]string)}
 	p.ctl = &control{p: p}

@@ -108,7 +108,7 @@ func (p *process) close() error {
 // requests in flight get the configured time, and every part is closed. An
 // error that kept it from starting is a *[StartError] if its remedy is known.
 func Run(ctx context.Context, o Options) (err error) {
-	p := &process{Options: o, c: o.Config, dir: o.Config.StateDir(), started: o.Now(), failed: make(chan error, 1)}
+	p := newProcess(o)
 	defer func() { err = errors.Join(err, p.close()) }()
 	restore := tune(o)
 	p.onClose("runtime limits", restore)
@@ -116,6 +116,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	return p.serve(ctx)
+}
+
+func newProcess(o Options) *process {
+	return &process{Options: o, c: o.Config, dir: o.Config.StateDir(), started: o.Now(), failed: make(chan error, 1)}
 }
 
 // tune lets the heap grow further between collections than Go does by itself,
