@@ -47,6 +47,8 @@ func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.
 				return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err)
 			}
 			return nil, fmt.Errorf("%w: %w: %w", ErrBusy, errNotSent, err)
+		case errors.Is(err, metadata.ErrMetadataFull) && !unknown:
+			return nil, fmt.Errorf("%w: %w: %w", ErrFull, errNotSent, err)
 		default:
 			return result, err
 		}

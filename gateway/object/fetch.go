@@ -60,6 +60,12 @@ type shardResult struct {
 	err   error
 }
 
+// base is the memory of the first shards that are asked for.
+func (f *fetch) base() int64 {
+	_, length := f.layout.FramedRun(f.first, f.count)
+	return length * int64(ones(f.want))
+}
+
 // start asks for the first shards. The caller has taken base bytes from the
 // read budget for them.
 func (f *fetch) start(ctx context.Context) {

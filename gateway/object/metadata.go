@@ -8,7 +8,8 @@ import (
 
 // Metadata is what the engine asks of the replicated state. Reads are
 // linearizable: they see every command whose Commit has returned. All methods
-// may be called concurrently.
+// may be called concurrently. What they return is the caller's, who may change
+// it: inline bodies are opened where they lie.
 //
 // Errors are rejections (metadata.ErrNoSuchBucket, ErrNoSuchKey and so on),
 // metadata.ErrOverloaded, ErrUnknownOutcome or ErrUnavailable.

@@ -32,6 +32,7 @@ type sealedReader struct {
 
 	off, end int64  // sealed bytes of the range that no run was started for
 	careful  int64  // up to there runs are single stripes
+	begun    bool   // a run was started
 	current  *fetch // being yielded
 	ahead    *fetch // started
 	rest     []byte // of a segment, for Read
@@ -83,35 +84,43 @@ func (r *sealedReader) advance() error {
 }
 
 // start plans the next run and asks for its shards. Unless must is set it does
-// nothing if the budget is used up.
+// nothing if the budget is used up. The first run of a part waits for memory
+// and may fail with ErrBusy; a later one goes on with a single stripe, so that
+// a reply that has begun is not broken off: there is one such stripe at most
+// for each reader that was let in.
 func (r *sealedReader) start(must bool) error {
 	if r.off >= r.end {
 		return io.EOF
 	}
-	f, err := r.plan()
+	f, err := r.plan(runBytes)
 	if err != nil {
 		return err
 	}
-	_, length := f.layout.FramedRun(f.first, f.count)
-	base := length * int64(ones(f.want))
-	switch {
-	case r.e.reads.try(base):
-	case !must:
-		return nil
-	default:
-		if err := r.e.reads.acquire(r.ctx, base, r.e.options.BudgetWait); err != nil {
+	base := f.base()
+	if !r.e.reads.try(base) {
+		if !must {
+			return nil
+		}
+		if f, err = r.plan(0); err != nil {
+			return err
+		}
+		base = f.base()
+		if r.begun {
+			r.e.reads.force(base)
+		} else if err := r.e.reads.acquire(r.ctx, base, r.e.options.BudgetWait); err != nil {
 			return err
 		}
 	}
+	r.begun = true
 	r.off += f.n
 	f.start(r.ctx)
 	r.ahead = f
 	return nil
 }
 
-// plan cuts the next run from the range: whole stripes, about runBytes of
-// them, or a single stripe of which only some cells are wanted.
-func (r *sealedReader) plan() (*fetch, error) {
+// plan cuts the next run from the range: whole stripes of about so many bytes,
+// or a single stripe of which only some cells are wanted.
+func (r *sealedReader) plan(about int64) (*fetch, error) {
 	no := r.off / metadata.ChunkBytes
 	c, err := r.chunk(uint32(no))
 	if err != nil {
@@ -136,7 +145,7 @@ func (r *sealedReader) plan() (*fetch, error) {
 	if partial(f.first) || r.off < r.careful {
 		f.count = 1
 	} else {
-		f.count = min(f.count, max(1, int(runBytes/stripe)))
+		f.count = min(f.count, max(1, int(about/stripe)))
 		if last := f.first + f.count - 1; last > f.first && partial(last) {
 			f.count--
 		}
@@ -176,7 +185,27 @@ func (r *sealedReader) chunk(no uint32) (*metadata.Chunk, error) {
 	return nil, fmt.Errorf("object: part %s has no chunk %d: %w", r.part.ID, no, ErrDamaged)
 }
 
-// Read yields the sealed bytes as a stream, for the decompressor.
+// Lend implements [seal.Lender] for the decompressor.
+func (r *sealedReader) Lend(n int) ([]byte, error) {
+	if len(r.rest) == 0 {
+		s, err := r.segment()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.rest = s
+	}
+	if len(r.rest) < n {
+		return nil, io.ErrUnexpectedEOF // seal asks for whole segments
+	}
+	lent := r.rest[:n]
+	r.rest = r.rest[n:]
+	return lent, nil
+}
+
+// Read yields the sealed bytes as a stream.
 func (r *sealedReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
 		s, err := r.segment()
@@ -200,6 +229,8 @@ func (r *sealedReader) Close() error {
 	r.current, r.ahead, r.rest, r.off = nil, nil, nil, r.end
 	return nil
 }
+
+var _ seal.Lender = (*sealedReader)(nil)
 
 // partReader yields plain bytes of a part in runs that lie in memory of its
 // own. A part that is read whole is compared with its CRC64-NVME before the
@@ -337,8 +368,7 @@ func (r *partReader) open() ([]byte, error) {
 	if r.sealed == nil {
 		segment = r.inline[:min(len(r.inline), seal.SegmentBytes)]
 		r.inline = r.inline[len(segment):]
-		// What the metadata returned may be shared with others.
-		plain, err = r.opener.Open(make([]byte, 0, len(segment)), segment, r.place.First, last)
+		plain, err = r.opener.Open(segment[:0], segment, r.place.First, last)
 	} else {
 		if segment, err = r.sealed.segment(); err != nil {
 			return nil, err
