@@ -172,8 +172,9 @@ func (s *space) keepBallast() {
 	have, want := s.ballast, s.wanted
 	room := s.known && int64(s.usage.AvailBytes) > want+2*s.reserve()
 	s.mu.Unlock()
-	if want == 0 && have == 0 {
-		s.removeBallast() // of a life in which another drive did not keep it
+	if want == 0 {
+		s.setBallast(0)
+		s.removeBallast() // another drive of the device keeps it now
 		return
 	}
 	if have > 0 || !room {
