@@ -40,6 +40,7 @@ type Engine struct {
 	confirms *confirmer
 	damage   *damageQueue
 	counters counters
+	bg       *background
 
 	randomMu sync.Mutex // guards options.Rand
 
@@ -80,6 +81,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e.confirms = newConfirmer(e)
 	e.latency.now = o.Now
+	e.bg = newBackground(e)
 	return e, nil
 }
 
@@ -103,6 +105,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.loops.Go(func() { e.every(run, e.options.EpochPeriod, "next epoch", e.nextEpoch) })
 	e.loops.Go(func() { e.every(run, e.options.TopologyPeriod, "reload topology", e.ReloadTopology) })
 	e.loops.Go(func() { e.confirms.run(run) })
+	if e.options.Background != nil {
+		e.bg.start(run, &e.loops)
+	}
 	return nil
 }
 

@@ -1,0 +1,497 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// CollectState is what the collector is doing. Counts are since the start.
+type CollectState struct {
+	// Off says that nothing is freed: after a restore, until every drive's
+	// list was reconciled and an operator confirmed.
+	Off bool
+
+	TrashRows  uint64 // dropped
+	TrashParts uint64 // freed
+	TrashBytes uint64 // freed, without parity
+	TrashWaits int    // rows that wait for readers or their time, as last seen
+	OldestWait time.Duration
+
+	Confirmed   uint64 // pending shards that the metadata refer to
+	Quarantined int    // shards known as garbage that wait
+	Overflow    uint64 // shards that did not fit into the quarantine and begin later
+	Orphans     uint64 // freed
+	OrphanBytes uint64
+	Governed    uint64 // frees put off by the governor
+
+	LastErrors []string // the newest last
+}
+
+const (
+	trashPage    = 256 // rows
+	trashParts   = 64  // parts dropped together
+	trashChunks  = 256 // chunk rows a read
+	trashBatch   = 512 // shards freed together on a drive
+	pendingPage  = 512
+	maxTrashMark = 256
+)
+
+// collector frees what nobody refers to: the trash of committed commands, and
+// shards on drives of which the metadata know nothing.
+type collector struct {
+	g        *background
+	governor governor
+
+	mu         sync.Mutex // guards what follows
+	state      CollectState
+	lastErrors []string
+
+	marks      [metadata.DataGroups + 1][]trashMark // trash pass only
+	quarantine quarantine                           // pending pass only
+}
+
+func newCollector(g *background) *collector {
+	return &collector{g: g, governor: governor{now: g.e.options.Now, stored: g.o.Stored},
+		quarantine: quarantine{rows: make(map[quarantineKey]quarantined)}}
+}
+
+// CollectState returns what the collector is doing.
+func (e *Engine) CollectState() CollectState {
+	c := e.bg.collect
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.state
+	s.LastErrors = slices.Clone(c.lastErrors)
+	return s
+}
+
+func (c *collector) count(f func(s *CollectState)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.state)
+}
+
+func (c *collector) failed(err error) {
+	c.g.e.log.Warn("collection", "err", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.lastErrors) >= maxLastErrors {
+		c.lastErrors = slices.Delete(c.lastErrors, 0, 1)
+	}
+	c.lastErrors = append(c.lastErrors, err.Error())
+}
+
+// allowed reports whether anything may be freed. A cluster that was never
+// restored has incarnation 0.
+func (c *collector) allowed(ctx context.Context) (bool, error) {
+	i, err := c.g.e.meta.Incarnation(ctx)
+	if err != nil {
+		return false, fmt.Errorf("object: incarnation: %w", err)
+	}
+	on := i.Number == 0 || i.Collection
+	c.count(func(s *CollectState) { s.Off = !on })
+	return on, nil
+}
+
+// trashMark says that all rows of a group's trash up to an order were there at
+// a time.
+type trashMark struct {
+	order uint64
+	seen  time.Time
+	epoch uint64 // newest that had been given out after the rows were seen
+}
+
+// trashPass frees the trash of all groups that nobody can be reading any more.
+func (c *collector) trashPass(ctx context.Context) error {
+	on, err := c.allowed(ctx)
+	if err != nil || !on {
+		return err
+	}
+	waits, oldest := 0, time.Duration(0)
+	for group := range dataGroups {
+		if err := c.mark(ctx, group); err != nil {
+			return err
+		}
+		waiting, age, err := c.trashGroup(ctx, group)
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			c.failed(fmt.Errorf("trash of group %d: %w", group, err))
+		}
+		waits += waiting
+		oldest = max(oldest, age)
+	}
+	c.count(func(s *CollectState) { s.TrashWaits, s.OldestWait = waits, oldest })
+	return nil
+}
+
+// mark notes which rows have come since the last pass. Orders rise, so what is
+// new lies behind what is known.
+func (c *collector) mark(ctx context.Context, group uint32) error {
+	marks := c.marks[group]
+	last := uint64(0)
+	if len(marks) > 0 {
+		last = marks[len(marks)-1].order
+	}
+	newest := last
+	for {
+		rows, err := c.g.e.meta.Trash(ctx, group, newest, trashPage)
+		if err != nil {
+			return fmt.Errorf("object: trash of group %d: %w", group, err)
+		}
+		if len(rows) > 0 {
+			newest = rows[len(rows)-1].Order
+		}
+		if len(rows) < trashPage {
+			break
+		}
+	}
+	if newest == last {
+		return nil
+	}
+	fresh := trashMark{order: newest, seen: c.g.e.options.Now(), epoch: c.g.e.Leases().Current}
+	if len(marks) >= maxTrashMark {
+		marks[len(marks)-1] = fresh // the rows of the one before wait a little longer
+	} else {
+		marks = append(marks, fresh)
+	}
+	c.marks[group] = marks
+	return nil
+}
+
+// ripe reports whether the rows of a mark may be freed.
+func (c *collector) ripe(m trashMark) bool {
+	grace := c.g.e.options.TrashGrace
+	if c.g.o.Pressure() {
+		grace = 0
+	}
+	if c.g.e.options.Now().Sub(m.seen) < grace {
+		return false
+	}
+	oldest := c.g.e.Leases().OldestReader
+	return oldest == 0 || oldest > m.epoch
+}
+
+// trashGroup frees the rows of a group, oldest first. It returns how many
+// wait and for how long the oldest of them has been known.
+func (c *collector) trashGroup(ctx context.Context, group uint32) (waiting int, age time.Duration, err error) {
+	var errs []error
+	for after := uint64(0); ; {
+		rows, err := c.g.e.meta.Trash(ctx, group, after, trashPage)
+		if err != nil {
+			return waiting, age, err
+		}
+		for i := range rows {
+			row := &rows[i]
+			after = row.Order
+			mark, ok := c.markOf(group, row.Order)
+			if !ok || !c.ripe(mark) {
+				if ok {
+					age = c.g.e.options.Now().Sub(mark.seen)
+				}
+				return waiting + len(rows) - i, age, errors.Join(errs...)
+			}
+			if err := c.freeRow(ctx, group, row); err != nil {
+				waiting++
+				if errs = append(errs, err); len(errs) >= maxErrors || ctx.Err() != nil {
+					return waiting, age, errors.Join(errs...)
+				}
+			}
+		}
+		if len(rows) < trashPage {
+			return waiting, age, errors.Join(errs...)
+		}
+	}
+}
+
+// markOf returns the oldest mark that covers an order, and drops those that
+// cover only rows before it.
+func (c *collector) markOf(group uint32, order uint64) (trashMark, bool) {
+	marks := c.marks[group]
+	at := slices.IndexFunc(marks, func(m trashMark) bool { return m.order >= order })
+	if at < 0 {
+		return trashMark{}, false
+	}
+	c.marks[group] = marks[at:]
+	return marks[at], true
+}
+
+// freeRow frees the shards of all parts of a trash row on all drives where they
+// may be, and drops the row. Drives that are absent are not waited for: when
+// they return their shards are pending, and nothing refers to them.
+func (c *collector) freeRow(ctx context.Context, group uint32, row *metadata.Trash) error {
+	for {
+		parts, err := c.g.e.meta.TrashParts(ctx, group, row, trashParts)
+		if err != nil {
+			return err
+		}
+		done := len(parts) < trashParts
+		if err := c.freeParts(ctx, group, row, parts, done); err != nil {
+			return fmt.Errorf("trash row %d: %w", row.Order, err)
+		}
+		c.count(func(s *CollectState) {
+			s.TrashParts += uint64(len(parts))
+			for i := range parts {
+				s.TrashBytes += uint64(parts[i].SealedBytes)
+			}
+			if done {
+				s.TrashRows++
+			}
+		})
+		if done {
+			return nil
+		}
+	}
+}
+
+// freeParts frees some parts of a row and drops their rows, while nobody else
+// has their chunks in hand.
+func (c *collector) freeParts(ctx context.Context, group uint32, row *metadata.Trash, parts []metadata.Part, done bool) error {
+	var chunks []metadata.Chunk
+	refs := make([]metadata.PartRef, len(parts))
+	for i := range parts {
+		refs[i] = metadata.PartRef{Number: parts[i].Number, ID: parts[i].ID}
+		if parts[i].Body != metadata.BodyChunks {
+			continue
+		}
+		for from := uint32(0); ; {
+			page, err := c.g.e.meta.Chunks(ctx, metadata.BucketRef{Group: group, ID: row.Bucket}, parts[i].ID, from, trashChunks)
+			if err != nil {
+				return err
+			}
+			chunks = append(chunks, page...)
+			if len(page) < trashChunks {
+				break
+			}
+			from = page[len(page)-1].No + 1
+		}
+	}
+	ids := make([]metadata.ChunkID, len(chunks))
+	for i := range chunks {
+		ids[i] = chunks[i].ID
+	}
+	if !c.g.chunks.try(ids...) {
+		return errors.New("a chunk is being repaired")
+	}
+	defer c.g.chunks.release(ids...)
+	if err := c.freeChunks(ctx, chunks); err != nil {
+		return err
+	}
+	epoch, release, err := c.g.e.Epoch()
+	if err != nil {
+		return err
+	}
+	defer release()
+	ref := metadata.TrashRef{Order: row.Order, Bucket: row.Bucket, List: row.List, Done: done}
+	if row.Kind != metadata.TrashPart {
+		ref.Parts = refs
+	}
+	cmd := &metadata.Command{Kind: metadata.KindDropTrash, Version: 1, Group: group, Epoch: epoch,
+		DropTrash: &metadata.DropTrash{Rows: []metadata.TrashRef{ref}}}
+	_, err = c.g.e.propose(ctx, cmd)
+	return err
+}
+
+// freeChunks frees all shards of chunks, by drive.
+func (c *collector) freeChunks(ctx context.Context, chunks []metadata.Chunk) error {
+	byDrive := make(map[topology.DriveID][]metadata.ShardRef)
+	for i := range chunks {
+		chunk := &chunks[i]
+		pg, err := c.g.e.pg(ctx, chunk.PG, chunk.Generation)
+		if err != nil {
+			return err
+		}
+		for index := range chunk.Scheme.Total() {
+			ref := metadata.ShardRef{PG: chunk.PG, Shard: metadata.ShardID{Chunk: chunk.ID, Index: uint8(index)}}
+			for _, drive := range homes(nil, pg, index) {
+				byDrive[drive] = append(byDrive[drive], ref)
+			}
+		}
+	}
+	for drive, refs := range byDrive {
+		for page := range slices.Chunk(refs, trashBatch) {
+			err := c.free(ctx, drive, page)
+			if errors.Is(err, metadata.ErrDriveAbsent) || errors.Is(err, metadata.ErrFenced) {
+				break // pending on its return
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// free deletes shards on one drive.
+func (c *collector) free(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error {
+	if !c.g.e.options.Drives.Condition(drive).Readable {
+		return fmt.Errorf("free on drive %s: %w", drive, metadata.ErrDriveAbsent)
+	}
+	_, err := c.g.guard.do(ctx, drive, longCall, func(ctx context.Context) error {
+		return c.g.e.shards.Free(ctx, drive, refs)
+	})
+	if err != nil {
+		return fmt.Errorf("free on drive %s: %w", drive, err)
+	}
+	return nil
+}
+
+// pendingPass looks up what drives hold as pending: what the metadata refer to
+// becomes live, and what they never can is freed after a quarantine.
+func (c *collector) pendingPass(ctx context.Context) error {
+	drives, err := c.g.e.meta.Drives(ctx)
+	if err != nil {
+		return fmt.Errorf("object: drives: %w", err)
+	}
+	for i := range drives.Drives {
+		d := &drives.Drives[i]
+		if d.State == topology.DriveRetired || !c.g.e.options.Drives.Condition(d.ID).Readable {
+			continue
+		}
+		if err := c.pendingDrive(ctx, d.ID); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			c.failed(fmt.Errorf("pending shards of drive %s: %w", d.ID, err))
+		}
+	}
+	c.count(func(s *CollectState) { s.Quarantined, s.Overflow = len(c.quarantine.rows), c.quarantine.overflow })
+	return nil
+}
+
+// pendingDrive looks up the pending shards of one drive.
+func (c *collector) pendingDrive(ctx context.Context, drive topology.DriveID) error {
+	c.quarantine.pass++
+	for after := (metadata.ShardRef{}); ; {
+		var page []metadata.StoredShard
+		_, err := c.g.guard.do(ctx, drive, longCall, func(ctx context.Context) (err error) {
+			page, err = c.g.e.shards.List(ctx, drive, after, true, pendingPage)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := c.judge(ctx, drive, page); err != nil {
+			return err
+		}
+		if len(page) < pendingPage {
+			break
+		}
+		after = page[len(page)-1].Ref()
+	}
+	c.quarantine.sweep(drive)
+	return nil
+}
+
+// judge decides on a page of pending shards.
+func (c *collector) judge(ctx context.Context, drive topology.DriveID, page []metadata.StoredShard) error {
+	if len(page) == 0 {
+		return nil
+	}
+	// Members do not change while what follows from them is carried out.
+	c.g.placement.RLock()
+	defer c.g.placement.RUnlock()
+	table, err := c.g.e.meta.PGs(ctx)
+	if err != nil {
+		return fmt.Errorf("object: placement groups: %w", err)
+	}
+	records := make([]*metadata.Record, len(page))
+	for i := range page {
+		records[i] = &page[i].Record
+	}
+	verdicts, err := c.g.lookup(ctx, records, true)
+	if err != nil {
+		return err
+	}
+	on, err := c.allowed(ctx)
+	if err != nil {
+		return err
+	}
+	var live, garbage []metadata.ShardRef
+	var bytes int64
+	for i := range verdicts {
+		v := &verdicts[i]
+		switch decide(v, drive, table) {
+		case keepLive:
+			live = append(live, v.record.Ref())
+		case maybeGarbage:
+			if on && c.quarantined(drive, v, page[i].Bytes) {
+				garbage = append(garbage, v.record.Ref())
+				bytes += page[i].Bytes
+			}
+		}
+	}
+	return errors.Join(c.confirm(ctx, drive, live), c.freeOrphans(ctx, drive, garbage, bytes))
+}
+
+func (c *collector) confirm(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	_, err := c.g.guard.do(ctx, drive, longCall, func(ctx context.Context) error {
+		return c.g.e.shards.Confirm(ctx, drive, refs)
+	})
+	if err == nil {
+		c.count(func(s *CollectState) { s.Confirmed += uint64(len(refs)) })
+	}
+	return err
+}
+
+func (c *collector) freeOrphans(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef, bytes int64) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if err := c.free(ctx, drive, refs); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		delete(c.quarantine.rows, quarantineKey{drive: drive, ref: ref})
+	}
+	c.g.e.log.InfoContext(ctx, "orphans freed", "drive", drive.String(), "shards", len(refs), "bytes", bytes)
+	c.count(func(s *CollectState) {
+		s.Orphans += uint64(len(refs))
+		s.OrphanBytes += uint64(bytes)
+	})
+	return nil
+}
+
+// decision is what becomes of a pending shard.
+type decision uint8
+
+const (
+	keepPending  decision = iota // nothing is known for certain
+	keepLive                     // the metadata refer to it, here
+	maybeGarbage                 // nothing refers to it and nothing ever will
+)
+
+// decide judges a pending shard by a snapshot of the metadata: it is live if a
+// chunk row names its chunk and the drive is its member in the newest or any
+// unclosed generation. It is garbage if not, provided that the snapshot is as
+// new as the record's generation and as the table of groups, and that no
+// command of the record's epoch can be applied any more.
+func decide(v *verdict, drive topology.DriveID, table *metadata.PGTable) decision {
+	r := v.record
+	if int(r.PG) >= len(table.Groups) || len(v.fences) == 0 {
+		return keepPending
+	}
+	pg := &table.Groups[r.PG]
+	current := v.pgVersion == table.Version && len(pg.Generations) > 0 && pg.Newest().Number >= r.Generation
+	if !current {
+		return keepPending
+	}
+	if v.found.Referenced && v.found.Chunk.PG == r.PG && slices.Contains(homes(nil, pg, int(r.Shard.Index)), drive) {
+		return keepLive
+	}
+	if !v.dead() {
+		return keepPending
+	}
+	return maybeGarbage
+}

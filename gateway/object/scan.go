@@ -1,0 +1,332 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// scanMode says what a scan of a group does.
+type scanMode uint8
+
+const (
+	scanUrgent scanMode = iota // count what is missing; repair what bears no further loss
+	scanAll                    // repair everything missing
+	scanProof                  // ask for every shard's footer; repair what is missing
+)
+
+// scanResult is what a scan of a group found, by member.
+type scanResult struct {
+	chunks  int64     // that the metadata refer to
+	missing [32]int64 // lacked by a new member when the scan came by
+	failed  [32]int64 // of these, not repaired
+	proof   bool      // every chunk of which k shards are left was listed
+}
+
+// listing walks the rows of a group in the index of one drive.
+type listing struct {
+	g     *background
+	drive topology.DriveID
+	pg    uint32
+	after metadata.ShardRef
+	page  []metadata.StoredShard
+	end   bool
+}
+
+// beforePG is the last possible row before those of a group.
+func beforePG(pg uint32) metadata.ShardRef {
+	if pg == 0 {
+		return metadata.ShardRef{}
+	}
+	last := metadata.ShardRef{PG: pg - 1}
+	copy(last.Shard.Chunk[:], bytes.Repeat([]byte{0xff}, len(last.Shard.Chunk)))
+	last.Shard.Index = 0xff
+	return last
+}
+
+// head returns the next row, nil at the end.
+func (l *listing) head(ctx context.Context) (*metadata.StoredShard, error) {
+	if len(l.page) == 0 && !l.end {
+		var page []metadata.StoredShard
+		_, err := l.g.guard.do(ctx, l.drive, longCall, func(ctx context.Context) (err error) {
+			page, err = l.g.e.shards.List(ctx, l.drive, l.after, false, rebuildPage)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list of drive %s: %w", l.drive, err)
+		}
+		l.page, l.end = page, len(page) < rebuildPage
+		if len(page) > 0 {
+			l.after = page[len(page)-1].Ref()
+		}
+	}
+	if len(l.page) == 0 || l.page[0].PG != l.pg {
+		l.page, l.end = nil, true
+		return nil, nil
+	}
+	return &l.page[0], nil
+}
+
+// listed is a chunk that drives of a group list.
+type listed struct {
+	record metadata.Record // of any of its shards
+	held   uint32          // shards listed by a drive that is a home of theirs
+	home   uint32          // shards listed by the newest generation's member
+}
+
+// union yields the chunks that the drives of a group list, in order, and
+// returns how many of its drives did not list all: those that cannot be read or
+// failed meanwhile. New members must answer.
+func (r *rebuilder) union(ctx context.Context, pg *metadata.PG, yield func(listed) error) (silent int, err error) {
+	u := &unionOfLists{pg: pg}
+	for _, drive := range drivesOf(pg) {
+		if !r.g.e.options.Drives.Condition(drive).Readable {
+			u.silent++
+			continue
+		}
+		u.lists = append(u.lists, &listing{g: r.g, drive: drive, pg: pg.ID, after: beforePG(pg.ID)})
+	}
+	for {
+		found, err := u.next(ctx)
+		if err != nil || found == nil {
+			return u.silent, err
+		}
+		if err := yield(*found); err != nil {
+			return u.silent, err
+		}
+	}
+}
+
+// unionOfLists merges the listings of a group's drives.
+type unionOfLists struct {
+	pg     *metadata.PG
+	lists  []*listing
+	silent int
+}
+
+// next returns the next chunk, nil after the last.
+func (u *unionOfLists) next(ctx context.Context) (*listed, error) {
+	var least *metadata.StoredShard
+	for at := 0; at < len(u.lists); at++ {
+		head, err := u.lists[at].head(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil && u.isNew(u.lists[at].drive):
+			return nil, err
+		case err != nil:
+			u.silent++
+			u.lists = slices.Delete(u.lists, at, at+1)
+			at--
+		case head != nil && (least == nil || bytes.Compare(head.Shard.Chunk[:], least.Shard.Chunk[:]) < 0):
+			least = head
+		}
+	}
+	if least == nil {
+		return nil, nil
+	}
+	found := &listed{record: least.Record}
+	for _, l := range u.lists {
+		l.collect(u.pg, found)
+	}
+	return found, nil
+}
+
+// isNew reports whether a drive is a member that may lack something.
+func (u *unionOfLists) isNew(drive topology.DriveID) bool {
+	targets := moved(u.pg)
+	for i, member := range u.pg.Newest().Members {
+		if member == drive && targets&(1<<i) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// collect takes the rows of a chunk off the page. Rows of one chunk are at most
+// as many as a drive has shards of it, in most cases one; if the page ends
+// within them, the rest is yielded as if it were another chunk, which costs a
+// needless check.
+func (l *listing) collect(pg *metadata.PG, found *listed) {
+	for len(l.page) > 0 && l.page[0].PG == pg.ID && l.page[0].Shard.Chunk == found.record.Shard.Chunk {
+		i := int(l.page[0].Shard.Index)
+		if i < len(pg.Newest().Members) {
+			var room [4]topology.DriveID
+			for at, drive := range homes(room[:0], pg, i) {
+				if drive != l.drive {
+					continue
+				}
+				found.held |= 1 << i
+				if at == 0 {
+					found.home |= 1 << i
+				}
+			}
+		}
+		l.page = l.page[1:]
+	}
+}
+
+// scan goes through all chunks of a group.
+func (r *rebuilder) scan(ctx context.Context, pg *metadata.PG, mode scanMode) (*scanResult, error) {
+	found := &scanResult{}
+	targets := moved(pg)
+	batch := make([]listed, 0, rebuildBatch)
+	flush := func() error {
+		err := r.scanBatch(ctx, pg, targets, mode, batch, found)
+		batch = batch[:0]
+		return err
+	}
+	silent, err := r.union(ctx, pg, func(c listed) error {
+		if batch = append(batch, c); len(batch) < cap(batch) {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	found.proof = silent < int(pg.Scheme.Data)
+	if err == nil {
+		r.counted(pg, mode, found)
+	}
+	return found, err
+}
+
+// counted takes over what a scan has counted.
+func (r *rebuilder) counted(pg *metadata.PG, mode scanMode, found *scanResult) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	group := r.groups[pg.ID]
+	if group == nil {
+		return
+	}
+	for i := range group.drives {
+		p := &group.drives[i]
+		p.counted = true
+		if mode != scanUrgent {
+			p.failed = found.failed[i]
+		}
+	}
+}
+
+// scanBatch looks some chunks up and repairs those that lack shards.
+func (r *rebuilder) scanBatch(ctx context.Context, pg *metadata.PG, targets uint32, mode scanMode, batch []listed, found *scanResult) error {
+	records := make([]*metadata.Record, len(batch))
+	for i := range batch {
+		records[i] = &batch[i].record
+	}
+	verdicts, err := r.g.lookup(ctx, records, false)
+	if err != nil {
+		return err
+	}
+	for i := range batch {
+		v := &verdicts[i]
+		if !v.found.Referenced {
+			continue // garbage is the collector's business
+		}
+		found.chunks++
+		chunk := &v.found.Chunk
+		lacking := targets &^ batch[i].home
+		if mode == scanProof {
+			lacking |= r.unproved(ctx, pg, chunk, targets&batch[i].home)
+		}
+		if lacking == 0 {
+			continue
+		}
+		margin := ones(batch[i].held) - int(chunk.Scheme.Data)
+		made := uint32(0)
+		if mode != scanUrgent || margin <= 0 {
+			made, err = r.mend(ctx, v, chunk, pg, lacking, batch[i].held, margin)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				r.failed(fmt.Errorf("placement group %d, chunk %s: %w", pg.ID, chunk.ID, err))
+			}
+		}
+		r.count(pg, chunk, mode, lacking, made, found)
+	}
+	return nil
+}
+
+// count counts the shards of a chunk that were lacking and those made.
+func (r *rebuilder) count(pg *metadata.PG, chunk *metadata.Chunk, mode scanMode, lacking, made uint32, found *scanResult) {
+	shardBytes := layout(chunk.Scheme, chunk.Bytes).FramedLength()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	group := r.groups[pg.ID]
+	for i := range pg.Newest().Members {
+		bit := uint32(1) << i
+		if lacking&bit == 0 {
+			continue
+		}
+		found.missing[i]++
+		if made&bit == 0 {
+			found.failed[i]++
+		}
+		if group == nil {
+			continue
+		}
+		p := &group.drives[i]
+		if !p.counted || mode == scanProof {
+			p.missing++
+			p.bytes += shardBytes
+		}
+		if made&bit != 0 {
+			p.done++
+			p.doneBytes += shardBytes
+		}
+	}
+}
+
+// unproved returns the shards that new members list but that do not answer
+// with a footer that fits.
+func (r *rebuilder) unproved(ctx context.Context, pg *metadata.PG, chunk *metadata.Chunk, listed uint32) (bad uint32) {
+	for i, drive := range pg.Newest().Members {
+		if listed&(1<<i) != 0 && r.g.repair.check(ctx, chunk, drive, i, false) != nil {
+			bad |= 1 << i
+		}
+	}
+	return bad
+}
+
+// mend makes the lacking shards of a chunk.
+func (r *rebuilder) mend(ctx context.Context, v *verdict, chunk *metadata.Chunk, pg *metadata.PG, lacking, held uint32, margin int) (made uint32, err error) {
+	if !r.g.chunks.try(chunk.ID) {
+		return 0, errors.New("is being repaired or freed")
+	}
+	defer r.g.chunks.release(chunk.ID)
+	again, err := r.g.e.meta.Lookup(ctx, v.group, []metadata.LookupRef{refOf(v.record)})
+	if err != nil {
+		return 0, err
+	}
+	if !again.Found[0].Referenced {
+		return lacking, nil // freed since
+	}
+	l, err := r.g.e.epochs.writer()
+	if err != nil {
+		return 0, err
+	}
+	defer l.release()
+	bucket := metadata.Bucket{ID: v.record.Bucket, Owner: v.record.Account, Group: v.group}
+	m, err := r.g.newMend(bucket, v.record.Part, *chunk, pg, l.epoch)
+	if err != nil {
+		return 0, err
+	}
+	m.urgent = margin <= 0
+	m.sources &= held
+	made, err = m.run(ctx, lacking)
+	r.g.confirm(ctx, chunk, pg, made)
+	if lost := m.lost &^ made; lost != 0 {
+		r.g.e.queueRepair(Damage{Bucket: metadata.BucketRef{Group: v.group, ID: v.record.Bucket}, Part: v.record.Part, Chunk: *chunk, Missing: lost})
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.speed.add(m.moved)
+	return made, err
+}

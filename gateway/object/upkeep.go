@@ -1,0 +1,233 @@
+package object
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// recordKeeper sees to it that the records of accounts and buckets are on m+1
+// drives that can be read, as they are in the metadata now.
+type recordKeeper struct {
+	g    *background
+	kick chan struct{}
+
+	remade uint64 // by the one loop that calls pass
+}
+
+// pass counts all records and writes those anew that too few drives hold.
+func (k *recordKeeper) pass(ctx context.Context) error {
+	table, err := k.g.e.meta.Drives(ctx)
+	if err != nil {
+		return fmt.Errorf("object: drives: %w", err)
+	}
+	pgs, err := k.g.e.meta.PGs(ctx)
+	if err != nil {
+		return fmt.Errorf("object: placement groups: %w", err)
+	}
+	if len(pgs.Groups) == 0 {
+		return nil
+	}
+	need := int(pgs.Groups[0].Scheme.Parity) + 1
+	var drives []topology.DriveID
+	for i := range table.Drives {
+		d := &table.Drives[i]
+		if d.State == topology.DriveActive && k.g.e.options.Drives.Condition(d.ID).Readable {
+			drives = append(drives, d.ID)
+		}
+	}
+	return errors.Join(k.accounts(ctx, drives, need), k.buckets(ctx, drives, need))
+}
+
+func (k *recordKeeper) accounts(ctx context.Context, drives []topology.DriveID, need int) error {
+	accounts, err := k.g.e.meta.Accounts(ctx)
+	if err != nil {
+		return fmt.Errorf("object: accounts: %w", err)
+	}
+	want := make(map[metadata.AccountID][]byte, len(accounts))
+	for i := range accounts {
+		want[accounts[i].ID] = accountRecord(&accounts[i])
+	}
+	held, err := countRecords(ctx, k, drives, metadata.RecordAccount, need, func(rec *metadata.Record, payload []byte) (metadata.AccountID, bool) {
+		expected, ok := want[rec.Account]
+		return rec.Account, ok && bytes.Equal(payload, expected)
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range accounts {
+		a := &accounts[i]
+		rec := metadata.Record{Type: metadata.RecordAccount, Account: a.ID}
+		payload := func() ([]byte, error) { return want[a.ID], nil }
+		if err := k.remake(ctx, rec, payload, held[a.ID], drives, need); err != nil {
+			errs = append(errs, fmt.Errorf("object: record of account %s: %w", a.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (k *recordKeeper) buckets(ctx context.Context, drives []topology.DriveID, need int) error {
+	e := k.g.e
+	want := make(map[metadata.BucketID][]byte)
+	err := k.eachBucket(ctx, func(row *metadata.Bucket) error {
+		want[row.ID] = e.bucketRecordHead(row)
+		return nil
+	})
+	if err != nil || len(want) == 0 {
+		return err
+	}
+	held, err := countRecords(ctx, k, drives, metadata.RecordBucket, need, func(rec *metadata.Record, payload []byte) (metadata.BucketID, bool) {
+		head, ok := want[rec.Bucket]
+		return rec.Bucket, ok && bytes.HasPrefix(payload, head)
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	err = k.eachBucket(ctx, func(row *metadata.Bucket) error {
+		if _, ok := want[row.ID]; !ok {
+			return nil // created meanwhile
+		}
+		rec := metadata.Record{Type: metadata.RecordBucket, Bucket: row.ID, Account: row.Owner}
+		payload := func() ([]byte, error) { return k.bucketPayload(ctx, row) }
+		if err := k.remake(ctx, rec, payload, held[row.ID], drives, need); err != nil {
+			errs = append(errs, fmt.Errorf("object: record of bucket %s: %w", row.ID, err))
+		}
+		if len(errs) >= maxErrors {
+			return errors.Join(errs...)
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// bucketRecordHead is the part of a bucket's record that is the same in all of
+// them: the sealed name behind it differs.
+func (e *Engine) bucketRecordHead(row *metadata.Bucket) []byte {
+	unnamed := e.bucketRecord(row, nil)
+	return unnamed[:len(unnamed)-2*lengthBytes-len(row.Region)]
+}
+
+// lengthBytes is what appendText puts before a text.
+const lengthBytes = 4
+
+// bucketPayload makes the record of a bucket.
+func (k *recordKeeper) bucketPayload(ctx context.Context, row *metadata.Bucket) ([]byte, error) {
+	keys, err := k.g.e.bucketKeys(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	name := []byte(row.Name)
+	if keys != nil {
+		if name, err = keys.SealName(randomReader{k.g.e}, row.ID, row.Name); err != nil {
+			return nil, err
+		}
+	}
+	return k.g.e.bucketRecord(row, name), nil
+}
+
+// eachBucket calls f for every live bucket.
+func (k *recordKeeper) eachBucket(ctx context.Context, f func(row *metadata.Bucket) error) error {
+	for after := ""; ; {
+		rows, err := k.g.e.meta.Buckets(ctx, "", after, bucketPage)
+		if err != nil {
+			return fmt.Errorf("object: buckets: %w", err)
+		}
+		for i := range rows {
+			after = rows[i].Name
+			if rows[i].State != metadata.BucketLive {
+				continue
+			}
+			if err := f(&rows[i]); err != nil {
+				return err
+			}
+		}
+		if len(rows) < bucketPage {
+			return nil
+		}
+	}
+}
+
+// countRecords finds out which drives hold the records that match tells the
+// ids of. What a drive cannot read counts as not there.
+func countRecords[ID comparable](ctx context.Context, k *recordKeeper, drives []topology.DriveID, typ metadata.RecordType, need int, match func(rec *metadata.Record, payload []byte) (ID, bool)) (map[ID][]topology.DriveID, error) {
+	held := make(map[ID][]topology.DriveID)
+	for _, drive := range drives {
+		found := make(map[ID]struct{})
+		late, err := k.g.guard.do(ctx, drive, longCall, func(ctx context.Context) error {
+			return k.g.e.shards.Records(ctx, drive, typ, func(rec *metadata.Record, payload []byte) error {
+				if id, ok := match(rec, payload); ok {
+					found[id] = struct{}{}
+				}
+				return context.Cause(ctx)
+			})
+		})
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			k.g.e.log.WarnContext(ctx, "records of a drive not read", "drive", drive.String(), "type", typ, "err", err)
+		}
+		if late != nil {
+			continue
+		}
+		for id := range found {
+			if len(held[id]) < need {
+				held[id] = append(held[id], drive)
+			}
+		}
+	}
+	return held, nil
+}
+
+// remake writes a record on as many drives as are missing.
+func (k *recordKeeper) remake(ctx context.Context, rec metadata.Record, payload func() ([]byte, error), held, drives []topology.DriveID, need int) error {
+	missing := need - len(held)
+	if missing <= 0 {
+		return nil
+	}
+	l, err := k.g.e.epochs.writer()
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	rec.Epoch = l.epoch
+	if err := k.g.e.random(rec.Shard.Chunk[:]); err != nil {
+		return err
+	}
+	body, err := payload()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	first := int(rec.Shard.Chunk[0]) // so that not all lie on the same drives
+	for i := range drives {
+		drive := drives[(first+i)%len(drives)]
+		if missing == 0 {
+			break
+		}
+		if slices.Contains(held, drive) || !k.g.e.options.Drives.Condition(drive).Writable {
+			continue
+		}
+		own := rec
+		_, err := k.g.guard.do(ctx, drive, k.g.e.options.StallTimeout, func(ctx context.Context) error {
+			return k.g.e.shards.PutRecord(ctx, drive, &own, body)
+		})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		missing--
+		k.remade++
+	}
+	if missing > 0 {
+		return fmt.Errorf("%d of %d copies missing: %w", missing, need, errors.Join(append(errs, ErrUnwritable)...))
+	}
+	return nil
+}
