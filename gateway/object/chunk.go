@@ -297,6 +297,7 @@ func (c *chunkWriter) fail(l *lane, reason error) {
 	if !l.broken.Swap(true) {
 		c.failed.Add(1)
 		c.e.counters.shardWriteFailures.Add(1)
+		c.e.topology.chooser.Store(nil) // the drive may be known to be down by now
 		c.reasons = append(c.reasons, reason)
 	}
 }

@@ -2,11 +2,14 @@ package object
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/placement"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
@@ -14,8 +17,9 @@ import (
 // one pointer and see one version of each.
 type topologyCache struct {
 	mu     sync.Mutex // one reload at a time
-	pgs    atomic.Pointer[metadata.PGTable]
-	drives atomic.Pointer[metadata.DriveTable]
+	pgs     atomic.Pointer[metadata.PGTable]
+	drives  atomic.Pointer[metadata.DriveTable]
+	chooser atomic.Pointer[chooser] // nil: to be made anew
 }
 
 // ReloadTopology reads the tables of placement groups and drives again. The
@@ -35,6 +39,7 @@ func (e *Engine) ReloadTopology(ctx context.Context) error {
 	}
 	t.pgs.Store(pgs)
 	t.drives.Store(drives)
+	t.chooser.Store(nil)
 	return nil
 }
 
@@ -74,48 +79,39 @@ func homes(dst []topology.DriveID, pg *metadata.PG, i int) []topology.DriveID {
 	return dst
 }
 
-// choosePG returns the placement group for a new chunk: one of those with most
-// writable members, by chance.
+// chooserAge is how long a choice of placement groups relies on what was known
+// of the drives. A shard that could not be written ends it at once.
+const chooserAge = time.Second
+
+// chooser is a prepared choice of placement groups.
+type chooser struct {
+	*placement.Chooser
+	made time.Time
+}
+
+// choosePG returns the placement group for a new chunk: by chance, one of
+// those with most writable members.
 func (e *Engine) choosePG() (*metadata.PG, error) {
-	table := e.topology.pgs.Load()
-	if table == nil || len(table.Groups) == 0 {
-		return nil, fmt.Errorf("object: no placement groups: %w", ErrUnwritable)
+	now := e.options.Now()
+	c := e.topology.chooser.Load()
+	if c == nil || now.Sub(c.made) > chooserAge {
+		table := e.topology.pgs.Load()
+		if table == nil {
+			return nil, fmt.Errorf("object: not started: %w", metadata.ErrUnavailable)
+		}
+		c = &chooser{made: now, Chooser: placement.NewChooser(table, func(d topology.DriveID) placement.Load {
+			k := e.options.Drives.Condition(d)
+			return placement.Load{Writable: k.Writable, FreeBytes: k.FreeBytes, Queue: k.Queue}
+		})}
+		e.topology.chooser.Store(c)
 	}
-	r, err := e.quick()
-	if err != nil {
+	var random [8]byte
+	if err := e.random(random[:]); err != nil {
 		return nil, err
 	}
-	// A few draws find a whole group where most are; else all are looked at.
-	best, bestWritable := (*metadata.PG)(nil), -1
-	consider := func(pg *metadata.PG) (whole bool) {
-		if len(pg.Generations) == 0 {
-			return false
-		}
-		members := pg.Newest().Members
-		writable := 0
-		for _, d := range members {
-			if e.options.Drives.Condition(d).Writable {
-				writable++
-			}
-		}
-		if writable > bestWritable {
-			best, bestWritable = pg, writable
-		}
-		return writable == len(members)
+	choice, err := c.Choose(binary.LittleEndian.Uint64(random[:]))
+	if err != nil {
+		return nil, fmt.Errorf("object: %w: %w", ErrUnwritable, err)
 	}
-	for range 4 {
-		if pg := &table.Groups[r.IntN(len(table.Groups))]; consider(pg) {
-			return pg, nil
-		}
-	}
-	first := r.IntN(len(table.Groups))
-	for i := range table.Groups {
-		if consider(&table.Groups[(first+i)%len(table.Groups)]) {
-			break
-		}
-	}
-	if best == nil {
-		return nil, fmt.Errorf("object: no placement group has members: %w", ErrUnwritable)
-	}
-	return best, nil
+	return choice.PG, nil
 }
