@@ -110,6 +110,10 @@ type Options struct {
 	// not known. Zero means 10 s.
 	TopologyPeriod time.Duration
 
+	// Background, if not nil, has the engine repair, rebuild, collect garbage
+	// and look after buckets and records. Exactly one engine of a cluster does.
+	Background *BackgroundOptions
+
 	// Rand is the source of ids and keys. Nil means crypto/rand.
 	Rand io.Reader
 	// Now is used to measure how long drives take. Nil means time.Now.
@@ -155,6 +159,9 @@ func (o Options) Validate() error {
 	need(o.Shards != nil, "no shards")
 	need(o.Drives != nil, "no drives")
 	need(!o.Encryption || o.Keys != nil, "encryption without keys")
+	if o.Background != nil {
+		errs = append(errs, o.Background.Validate())
+	}
 	need(o.InlineBytes <= 1<<20, fmt.Sprintf("inline bodies of %d bytes, at most 1 MiB", o.InlineBytes))
 	need(o.StripeBudgetBytes == 0 || o.StripeBudgetBytes >= minBudgetBytes, "stripe budget below 8 MiB")
 	need(o.ReadBudgetBytes == 0 || o.ReadBudgetBytes >= minBudgetBytes, "read budget below 8 MiB")
