@@ -28,9 +28,10 @@ type machine struct {
 	Sync float64 `json:"fdatasync_p50_ms"`
 }
 
-// readMachine describes this machine. What cannot be found out stays empty.
-func readMachine(dir string) machine {
-	m := machine{Processors: runtime.NumCPU(), Go: runtime.Version(), MD5: measureMD5(256 << 20), Sync: measureSync(dir, 50)}
+// readMachine describes this machine. What cannot be found out stays empty. The
+// speed of MD5 is that over n bytes.
+func readMachine(dir string, n int) machine {
+	m := machine{Processors: runtime.NumCPU(), Go: runtime.Version(), MD5: measureMD5(n), Sync: measureSync(dir, 50)}
 	m.CPU = procField("/proc/cpuinfo", "model name")
 	var kib int64
 	if _, err := fmt.Sscanf(procField("/proc/meminfo", "MemTotal"), "%d kB", &kib); err == nil {

@@ -29,6 +29,7 @@ type options struct {
 	objects          int // for HEAD
 	deletes          int
 
+	md5Bytes        int // hashed to know the machine
 	list            bool
 	output, results string
 	allowed         float64 // share of failed calls that is no failure of the run
@@ -146,7 +147,9 @@ func parseOptions(args []string, getenv func(string) string, stderr io.Writer) (
 	if set.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", set.Arg(0))
 	}
+	f.md5Bytes = 256 << 20
 	if f.quick {
+		f.md5Bytes = 8 << 20
 		f.makeQuick(set)
 	}
 	if err := f.resolve(); err != nil {

@@ -23,7 +23,7 @@ const maxErrors = 100
 // run takes all steps on all sides and returns what it measured. Sides
 // alternate: A B A B.
 func run(ctx context.Context, o *options, progress io.Writer) (*report, error) {
-	r := &report{Machine: readMachine(o.root), Options: o.describe()}
+	r := &report{Machine: readMachine(o.root, o.md5Bytes), Options: o.describe()}
 	if !o.fresh() {
 		for _, s := range o.sides {
 			if err := s.start(ctx); err != nil {
