@@ -59,14 +59,15 @@ func checkClock(now time.Time, newest uint64) error {
 // time does not confirm, is not.
 type stamper struct {
 	now   func() time.Time
-	wall  time.Time // last wall time believed
-	read  time.Time // reading it came from, with its monotonic part
-	jumps uint64    // readings that were not believed
+	wall  time.Time                      // last wall time believed
+	read  time.Time                      // reading it came from, with its monotonic part
+	jumps uint64                         // readings that were not believed
+	tell  func(wall, expected time.Time) // called for the first of them
 }
 
-func newStamper(now func() time.Time) *stamper {
+func newStamper(now func() time.Time, tell func(wall, expected time.Time)) *stamper {
 	t := now()
-	return &stamper{now: now, wall: t.Round(0), read: t}
+	return &stamper{now: now, tell: tell, wall: t.Round(0), read: t}
 }
 
 // stamp returns microseconds since 1970.
@@ -75,8 +76,10 @@ func (s *stamper) stamp() uint64 {
 	expected := s.wall.Add(t.Sub(s.read))
 	s.wall, s.read = t.Round(0), t
 	if d := s.wall.Sub(expected); d > maxJump || d < -maxJump {
+		if s.jumps++; s.jumps == 1 {
+			s.tell(s.wall, expected)
+		}
 		s.wall = expected
-		s.jumps++
 	}
 	return uint64(max(s.wall.UnixMicro(), 0))
 }

@@ -18,6 +18,7 @@ import (
 // concurrently.
 type Local struct {
 	opts    Options
+	fs      *fenceFS
 	cache   *pebble.Cache
 	db      *pebble.DB
 	machine *state.Machine
@@ -42,6 +43,7 @@ type Local struct {
 	pub   *snapshot
 
 	failure atomic.Pointer[error] // why the engine is fenced
+	fenced  chan struct{}         // closed when failure is set
 }
 
 // snapshot is a state that is on stable storage, shared by readers.
@@ -54,9 +56,8 @@ type snapshot struct {
 type proposal struct {
 	cmd   metadata.Command // a copy; its payload is the caller's
 	state atomic.Int32
-	done  chan struct{} // closed when res and err are set
+	done  chan struct{} // closed when res is durable
 	res   *metadata.Result
-	err   error
 }
 
 // States of a proposal.
@@ -85,14 +86,19 @@ func Open(dir string, o Options) (*Local, error) {
 	}
 	o = o.withDefaults(dir)
 	l := &Local{
-		opts:    o,
-		cache:   pebble.NewCache(o.CacheBytes),
-		space:   &space{reserve: o.ReserveBytes, usage: o.DiskUsage},
-		stamps:  newStamper(o.Now),
+		opts:  o,
+		cache: pebble.NewCache(o.CacheBytes),
+		space: &space{reserve: o.ReserveBytes, usage: o.DiskUsage},
+		stamps: newStamper(o.Now, func(wall, expected time.Time) {
+			o.Logger.Warn("the clock has jumped; changes keep the time that passed until the next start",
+				"clock", wall, "expected", expected)
+		}),
 		queue:   make(chan *proposal, o.QueueLength),
 		flights: make(chan *flight, 1),
+		fenced:  make(chan struct{}),
 	}
-	db, err := pebble.Open(dir, o.pebbleOptions(l.cache, l.fail))
+	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed}
+	db, err := pebble.Open(dir, o.pebbleOptions(l.fs, l.cache, l.fail))
 	if err == nil {
 		err = l.failed()
 	}
@@ -106,6 +112,7 @@ func Open(dir string, o Options) (*Local, error) {
 	if err := l.checkClock(); err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
+	l.fs.armed.Store(true)
 	l.done.Go(l.apply)
 	l.done.Go(l.sync)
 	return l, nil
@@ -136,7 +143,9 @@ func (l *Local) checkClock() error {
 }
 
 // Close waits for what was proposed, flushes the store and closes it. Calls
-// after Close fail with metadata.ErrUnavailable.
+// after Close fail with metadata.ErrUnavailable. An engine that has fenced
+// itself cannot be closed: Close returns why it was fenced, and what hangs in
+// the store ends with the process.
 func (l *Local) Close() error {
 	l.life.Lock()
 	again := l.closed
@@ -146,12 +155,21 @@ func (l *Local) Close() error {
 		return nil
 	}
 	close(l.queue) // nobody sends any more: senders hold life and look at closed
-	l.done.Wait()
-	err := l.pub.snap.Close()
-	if l.failed() == nil {
-		err = errors.Join(err, l.db.Flush())
+	drained := make(chan error, 1)
+	go func() {
+		l.done.Wait()
+		drained <- l.db.Flush()
+	}()
+	var err error
+	select {
+	case err = <-drained:
+	case <-l.fenced:
 	}
-	err = errors.Join(err, l.db.Close())
+	if failed := l.failed(); failed != nil {
+		return fmt.Errorf("replica: close: %w", failed)
+	}
+	l.fs.armed.Store(false)
+	err = errors.Join(err, l.pub.snap.Close(), l.db.Close())
 	l.cache.Unref()
 	if err != nil {
 		return fmt.Errorf("replica: close: %w", err)
@@ -162,6 +180,7 @@ func (l *Local) Close() error {
 // fail fences the engine. Only the first error counts.
 func (l *Local) fail(err error) {
 	if l.failure.CompareAndSwap(nil, &err) {
+		close(l.fenced)
 		l.opts.Logger.Error("metadata fenced after a failed write", "err", err)
 		l.opts.OnFailure(err)
 	}
@@ -202,23 +221,33 @@ func (l *Local) Commit(ctx context.Context, cmd *metadata.Command) (*metadata.Re
 	}
 	select {
 	case <-p.done:
+		return p.res, p.res.Rejected
 	case <-ctx.Done():
-		if p.state.CompareAndSwap(waiting, abandoned) {
-			return nil, fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))
-		}
-		// Taken: wait until the applier does not read cmd any more.
-		l.applying.Lock()
-		l.applying.Unlock() //nolint:staticcheck // an empty section is a wait
-		select {
-		case <-p.done:
-		default:
-			return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, context.Cause(ctx))
-		}
+		return l.giveUp(p, fmt.Errorf("replica: not proposed: %w", context.Cause(ctx)), context.Cause(ctx))
+	case <-l.fenced:
+		return l.giveUp(p, l.failed(), l.failed())
 	}
-	if p.err != nil {
-		return nil, p.err
+}
+
+// giveUp ends the wait for p. It returns unproposed if the applier has not
+// taken it, and an unknown outcome because of why otherwise.
+func (l *Local) giveUp(p *proposal, unproposed, why error) (*metadata.Result, error) {
+	if p.state.CompareAndSwap(waiting, abandoned) {
+		return nil, unproposed
 	}
-	return p.res, p.res.Rejected
+	l.applierIsDone()
+	select {
+	case <-p.done:
+		return p.res, p.res.Rejected
+	default:
+		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, why)
+	}
+}
+
+// applierIsDone waits until the applier does not read what it took so far.
+func (l *Local) applierIsDone() {
+	l.applying.Lock()
+	defer l.applying.Unlock()
 }
 
 // propose puts p into the queue.
@@ -247,8 +276,7 @@ func (l *Local) propose(ctx context.Context, p *proposal) error {
 func (l *Local) apply() {
 	defer close(l.flights)
 	for first := range l.queue {
-		if err := l.failed(); err != nil {
-			first.answer(nil, err)
+		if l.failed() != nil {
 			continue
 		}
 		if f := l.fill(first); f != nil {
@@ -264,7 +292,6 @@ func (l *Local) fill(first *proposal) *flight {
 	if err := l.applyAll(f, first); err != nil {
 		f.batch.Discard()
 		l.fail(err)
-		f.answer(l.failed())
 		return nil
 	}
 	if len(f.proposals) == 0 {
@@ -280,8 +307,7 @@ func (l *Local) fill(first *proposal) *flight {
 	if err != nil {
 		l.fail(err)
 	}
-	if err := l.failed(); err != nil {
-		f.answer(fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err))
+	if l.failed() != nil {
 		return nil
 	}
 	f.snap = l.db.NewSnapshot()
@@ -335,28 +361,17 @@ func (l *Local) sync() {
 		if err := f.batch.Pebble().SyncWait(); err != nil {
 			l.fail(err)
 		}
-		if err := l.failed(); err != nil {
-			f.answer(fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err))
+		if l.failed() != nil {
 			l.closeSnapshot(f.snap)
 			continue
 		}
 		l.publish(f.snap)
 		l.counts.batch(len(f.proposals), f.rejected, l.opts.Now().Sub(f.began), f.jumps)
-		f.answer(nil)
+		for _, p := range f.proposals {
+			close(p.done)
+		}
 		f.batch.Close()
 	}
-}
-
-// answer tells every caller of a batch. With an error, results do not count.
-func (f *flight) answer(err error) {
-	for _, p := range f.proposals {
-		p.answer(p.res, err)
-	}
-}
-
-func (p *proposal) answer(res *metadata.Result, err error) {
-	p.res, p.err = res, err
-	close(p.done)
 }
 
 // publish lets readers see what is durable now.

@@ -117,9 +117,9 @@ func (o Options) Validate() error {
 
 // pebbleOptions returns the options of the store. fail is called for whatever
 // Pebble cannot go on from.
-func (o Options) pebbleOptions(cache *pebble.Cache, fail func(error)) *pebble.Options {
+func (o Options) pebbleOptions(fs vfs.FS, cache *pebble.Cache, fail func(error)) *pebble.Options {
 	p := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          fs,
 		Cache:                       cache,
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
