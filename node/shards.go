@@ -104,3 +104,13 @@ func (n *Node) Records(ctx context.Context, drive topology.DriveID, typ metadata
 	}
 	return d.Records(ctx, typ, yield)
 }
+
+// Suspect makes rows of shards pending again, so that they are looked up anew:
+// see [Drive.Suspect].
+func (n *Node) Suspect(ctx context.Context, drive topology.DriveID, pg *uint32) error {
+	d, err := n.Drive(drive)
+	if err != nil {
+		return err
+	}
+	return d.Suspect(ctx, pg)
+}
