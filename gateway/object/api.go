@@ -170,7 +170,8 @@ type Object struct {
 	// PartsCount is the number of parts, for a request by part number.
 	PartsCount int
 
-	body io.ReadCloser // nil for HEAD
+	body    io.ReadCloser // nil for HEAD
+	version *metadata.Version
 }
 
 // PutRequest writes an object.

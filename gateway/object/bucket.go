@@ -276,42 +276,7 @@ func (e *Engine) finishDelete(ctx context.Context, row *metadata.Bucket, l *leas
 	return nil
 }
 
-// ResumeBuckets finishes creations and deletions that were cut off. The
-// janitor calls it; it returns how many buckets it finished.
-func (e *Engine) ResumeBuckets(ctx context.Context) (finished int, err error) {
-	l, err := e.epochs.writer()
-	if err != nil {
-		return 0, err
-	}
-	defer l.release()
-	after := ""
-	for {
-		rows, err := e.meta.Buckets(ctx, "", after, bucketPage)
-		if err != nil {
-			return finished, err
-		}
-		for i := range rows {
-			row := &rows[i]
-			after = row.Name
-			switch row.State {
-			case metadata.BucketCreating:
-				err = e.finishCreate(ctx, row, l)
-			case metadata.BucketDeleting:
-				err = e.finishDelete(ctx, row, l)
-			default:
-				continue
-			}
-			if err != nil && !errors.Is(err, metadata.ErrNoSuchBucket) {
-				return finished, err
-			}
-			finished++
-		}
-		if len(rows) < bucketPage {
-			return finished, nil
-		}
-	}
-}
-
+// bucketPage is how many rows of buckets are read at a time.
 const bucketPage = 1000
 
 // SetCompression changes how new parts of a bucket are compressed.

@@ -37,7 +37,16 @@ func (e *Engine) Copy(ctx context.Context, req *CopyRequest) (*CopyResult, error
 }
 
 func (e *Engine) copyOnce(ctx context.Context, b *bucket, l *lease, req *CopyRequest, itself bool) (*CopyResult, error) {
-	source, err := e.openSource(ctx, &req.Source, Range{})
+	if itself {
+		head, err := e.openSource(ctx, &GetRequest{HeadOnly: true}, &req.Source)
+		if err != nil {
+			return nil, err
+		}
+		if req.Checksum == metadata.ChecksumNone || req.Checksum == head.Checksum.Algorithm {
+			return e.copyAttributes(ctx, b, l, req, head)
+		}
+	}
+	source, err := e.openSource(ctx, &GetRequest{}, &req.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -45,27 +54,11 @@ func (e *Engine) copyOnce(ctx context.Context, b *bucket, l *lease, req *CopyReq
 	if source.Bytes > MaxPutBytes {
 		return nil, ErrEntityTooLarge
 	}
-	attributes := source.Attributes
-	// The storage class of a copy is what the request says, not the source's.
-	attributes.StorageClass = req.Attributes.StorageClass
-	if req.ReplaceAttributes {
-		attributes = req.Attributes
-	}
 	algorithm := req.Checksum
 	if algorithm == metadata.ChecksumNone {
 		algorithm = source.Checksum.Algorithm
 	}
-	if itself && algorithm == source.Checksum.Algorithm {
-		class := attributes.StorageClass
-		if class == "" {
-			class = standardClass
-		}
-		if !req.ReplaceAttributes && class == source.StorageClass {
-			return nil, ErrCopyOntoItself
-		}
-		return e.copyAttributes(ctx, b, l, req, source, &attributes)
-	}
-	put := &PutRequest{Bucket: req.Bucket, Key: req.Key, Attributes: attributes, Conditions: req.Conditions,
+	put := &PutRequest{Bucket: req.Bucket, Key: req.Key, Attributes: req.attributes(source), Conditions: req.Conditions,
 		Body: Body{Reader: source, Bytes: source.Bytes, Checksum: metadata.Checksum{Algorithm: algorithm}}}
 	result, err := e.putBody(ctx, b, l, put)
 	if err != nil {
@@ -74,10 +67,20 @@ func (e *Engine) copyOnce(ctx context.Context, b *bucket, l *lease, req *CopyReq
 	return copyResult(result, source), nil
 }
 
+// attributes are those of the copy. The storage class is always the request's.
+func (req *CopyRequest) attributes(source *Object) Attributes {
+	a := req.Attributes
+	if !req.ReplaceAttributes {
+		a.Headers, a.User = source.Headers, source.User
+	}
+	return a
+}
+
 // openSource opens the source of a copy. A condition that would be "not
 // modified" for a GET fails here.
-func (e *Engine) openSource(ctx context.Context, s *CopySource, r Range) (*Object, error) {
-	o, err := e.Get(ctx, &GetRequest{Bucket: s.Bucket, Key: s.Key, VersionID: s.VersionID, Range: r, Conditions: s.Conditions})
+func (e *Engine) openSource(ctx context.Context, get *GetRequest, s *CopySource) (*Object, error) {
+	get.Bucket, get.Key, get.VersionID, get.Conditions = s.Bucket, s.Key, s.VersionID, s.Conditions
+	o, err := e.Get(ctx, get)
 	if errors.Is(err, ErrNotModified) {
 		err = metadata.ErrPreconditionFailed
 	}
@@ -97,14 +100,14 @@ func copyResult(r *PutResult, source *Object) *CopyResult {
 
 // copyAttributes makes a version with other attributes out of the parts of the
 // one that is current.
-func (e *Engine) copyAttributes(ctx context.Context, b *bucket, l *lease, req *CopyRequest, source *Object, a *Attributes) (*CopyResult, error) {
-	body := source.body.(*objectBody)
-	if body.bucket.row.ID != b.row.ID {
-		return nil, metadata.ErrNoSuchBucket
-	}
-	v := *body.version
+func (e *Engine) copyAttributes(ctx context.Context, b *bucket, l *lease, req *CopyRequest, source *Object) (*CopyResult, error) {
+	v := *source.version
 	take := v.Order
-	setAttributes(&v, a)
+	attributes := req.attributes(source)
+	setAttributes(&v, &attributes)
+	if !req.ReplaceAttributes && v.Class == source.version.Class {
+		return nil, ErrCopyOntoItself
+	}
 	if err := errors.Join(e.random(v.Random[:]), e.random(v.Salt[:])); err != nil {
 		return nil, err
 	}
@@ -135,7 +138,7 @@ func (e *Engine) CopyPart(ctx context.Context, req *PartCopyRequest) (*CopyResul
 		return nil, err
 	}
 	defer e.endWrite(l)
-	source, err := e.openSource(ctx, &req.Source, req.Range)
+	source, err := e.openSource(ctx, &GetRequest{Range: req.Range}, &req.Source)
 	if err != nil {
 		return nil, err
 	}

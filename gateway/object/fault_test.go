@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/placement"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
@@ -281,7 +282,7 @@ func TestCancel(t *testing.T) {
 	w := newWorld(t, setup{})
 	body := payload(1_000_000, 1)
 	cause := errors.New("client went away")
-	for at, calls := 1, 1<<30; at <= calls; at += 1 + at/8 {
+	for at := 1; ; at += 1 + at/8 {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var n atomic.Int64
 		w.shards.set(func(op string, _ topology.DriveID, _ metadata.ShardRef) fault {
@@ -297,7 +298,6 @@ func TestCancel(t *testing.T) {
 			if _, err := w.Delete(t.Context(), "b", []DeleteRequest{{Key: "object"}}); err != nil {
 				t.Fatal(err)
 			}
-			calls = at
 			break
 		}
 		if !errors.Is(err, cause) {
@@ -421,4 +421,107 @@ func TestAllDrivesHang(t *testing.T) {
 			w.expectNothing("hanging at " + step)
 		})
 	}
+}
+
+// TestLostDrives: what is known to be down is not asked, or asked last.
+func TestLostDrives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{drives: 12, groups: 40})
+	body := payload(400_000, 1)
+	w.mustPut("before", body)
+	w.shards.lose(w.drives[0], w.drives[1])
+	w.expect("before", body)
+	check(t, w.ReloadTopology(t.Context())) // what is known of drives counts for a second
+	for i := range 10 {
+		key := fmt.Sprintf("after%d", i)
+		w.mustPut(key, body)
+		w.expect(key, body)
+	}
+	if s := w.State(); s.ShortWrites != 0 || s.DamageDepth != 0 {
+		t.Errorf("groups with a lost drive were chosen, or a drive out of reach is taken for damage: %+v", s)
+	}
+}
+
+// TestMovingGeneration: a shard that its new drive does not have yet is read
+// from the old one.
+func TestMovingGeneration(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{drives: 7, groups: 1})
+	body := payload(400_000, 1)
+	w.mustPut("object", body)
+	table, err := w.meta.PGs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := table.Groups[0].Newest().Members
+	var spare topology.DriveID
+	for _, d := range w.drives {
+		if !slices.Contains(members, d) {
+			spare = d
+		}
+	}
+	moved, n, err := placement.Replace(table, members[1], spare)
+	if err != nil || n != 1 {
+		t.Fatal(n, err)
+	}
+	cmd := &metadata.Command{Kind: metadata.KindPushPGs, Version: 1, Request: metadata.RequestID{77}, PGs: moved}
+	if _, err := w.meta.Metadata.Commit(t.Context(), cmd); err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.ReloadTopology(t.Context()))
+	w.expect("object", body)
+	if s := w.State(); s.DegradedRuns != 0 || s.DamageDepth != 0 {
+		t.Errorf("state %+v", s)
+	}
+	w.mustPut("new", body)
+	w.shards.lose(members[1])
+	w.expect("new", body)
+	w.expect("object", body)
+}
+
+// TestSlowDrivesAreAskedLast: after some reads a slow drive is avoided, and
+// after a while it is tried again.
+func TestSlowDrivesAreAskedLast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{groups: 1, options: func(o *Options) { o.HedgeAfter = 0 }})
+		body := payload(300_000, 1)
+		w.mustPut("object", body)
+		table, err := w.meta.PGs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := table.Groups[0].Newest().Members[0]
+		var asked atomic.Int64
+		w.shards.set(func(op string, d topology.DriveID, _ metadata.ShardRef) fault {
+			if op == "read" && d == slow {
+				asked.Add(1)
+				time.Sleep(time.Second)
+			}
+			return fault{}
+		})
+		for range 400 {
+			w.expect("object", body)
+		}
+		time.Sleep(2 * time.Second)
+		if n := asked.Load(); n > 40 {
+			t.Errorf("a slow drive was asked %d times of 400", n)
+		}
+		if s := w.State(); s.Hedges > 40 || s.Hedges == 0 {
+			t.Errorf("%d hedges for 400 reads", s.Hedges)
+		}
+		w.shards.set(nil)
+		before := asked.Load()
+		time.Sleep(2 * slowMemory)
+		w.shards.set(func(op string, d topology.DriveID, _ metadata.ShardRef) fault {
+			if op == "read" && d == slow {
+				asked.Add(1)
+			}
+			return fault{}
+		})
+		w.expect("object", body)
+		if asked.Load() == before {
+			t.Error("the drive is avoided for ever")
+		}
+	})
 }

@@ -51,7 +51,7 @@ func (e *Engine) get(ctx context.Context, b *bucket, l *lease, req *GetRequest) 
 	if err := e.checkVersion(b, req.Key, v); err != nil {
 		return nil, err
 	}
-	o := &Object{Info: info(req.Key, v)}
+	o := &Object{Info: info(req.Key, v), version: v}
 	if err := req.Conditions.check(&o.Info); err != nil {
 		return o, err
 	}

@@ -87,11 +87,11 @@ func TestRecordsBeforeBucket(t *testing.T) {
 }
 
 // TestBucketStepsResume fails each command of a creation and of a deletion in
-// turn; the next try, or the janitor, finishes it.
+// turn; the next try finishes it.
 func TestBucketStepsResume(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("lost connection")
-	for _, janitor := range []bool{false, true} {
+	{
 		for step := 1; step <= 8; step++ {
 			w := newWorld(t, setup{})
 			n := 0
@@ -108,18 +108,6 @@ func TestBucketStepsResume(t *testing.T) {
 			w.meta.set(nil)
 			if step <= 7 && !errors.Is(failed, broken) {
 				t.Fatalf("step %d: %v", step, failed)
-			}
-			if janitor {
-				if _, err := w.ResumeBuckets(t.Context()); err != nil {
-					t.Errorf("step %d: resume: %v", step, err)
-				}
-				rows, err := w.meta.Buckets(t.Context(), "", "", 10)
-				check(t, err)
-				for _, row := range rows {
-					if row.State != metadata.BucketLive {
-						t.Errorf("step %d: bucket %s is left in state %d", step, row.Name, row.State)
-					}
-				}
 			}
 			if err := w.CreateBucket(t.Context(), "new"); err != nil && !errors.Is(err, metadata.ErrBucketExists) {
 				// A close that took effect cannot be taken back: the deletion goes on first.
@@ -208,7 +196,9 @@ func TestOutcomeNeverKnown(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, setup{})
-			w.meta.set(func(*metadata.Command, func() (*metadata.Result, error)) (*metadata.Result, error) { return nil, test.answer })
+			w.meta.set(func(*metadata.Command, func() (*metadata.Result, error)) (*metadata.Result, error) {
+				return nil, test.answer
+			})
 			_, err := w.put("k", payload(50_000, 1))
 			w.meta.set(nil)
 			if !errors.Is(err, test.want) {

@@ -244,10 +244,14 @@ func (w *world) complete(id metadata.UploadID, parts ...CompletePart) (*PutResul
 
 func TestMultipart(t *testing.T) {
 	t.Parallel()
-	for _, encryption := range []bool{true, false} {
-		w := newWorld(t, setup{options: func(o *Options) { o.Encryption = encryption }})
+	for _, test := range []struct {
+		encryption  bool
+		compression metadata.Compression
+	}{{true, metadata.CompressionOff}, {false, metadata.CompressionOff}, {true, metadata.CompressionZstd}, {false, metadata.CompressionS2}} {
+		w := newWorld(t, setup{options: func(o *Options) { o.Encryption = test.encryption }})
+		check(t, w.SetCompression(t.Context(), "b", test.compression))
 		id := w.upload(metadata.ChecksumNone, false)
-		one, two, three := payload(5<<20, 1), payload(6_000_000, 2), payload(1000, 3)
+		one, two, three := text(5<<20), payload(6_000_000, 2), payload(1000, 3)
 		w.mustPart(id, 2, payload(100, 9), metadata.Checksum{}) // replaced below
 		parts := []CompletePart{w.mustPart(id, 1, one, metadata.Checksum{}), w.mustPart(id, 2, two, metadata.Checksum{}), w.mustPart(id, 7, three, metadata.Checksum{})}
 		w.mustPart(id, 9, payload(100, 4), metadata.Checksum{}) // not named

@@ -16,7 +16,7 @@ import (
 // topologyCache keeps the tables of placement groups and drives. Readers take
 // one pointer and see one version of each.
 type topologyCache struct {
-	mu     sync.Mutex // one reload at a time
+	mu      sync.Mutex // one reload at a time
 	pgs     atomic.Pointer[metadata.PGTable]
 	drives  atomic.Pointer[metadata.DriveTable]
 	chooser atomic.Pointer[chooser] // nil: to be made anew
