@@ -28,6 +28,16 @@ type shared struct {
 	headers *headerPool
 }
 
+func newShared(opts *Options) *shared {
+	return &shared{
+		cache:   pebble.NewCache(opts.IndexCacheBytes),
+		files:   newFileCache(opts.OpenFiles),
+		budget:  semaphore.NewWeighted(opts.BufferBytes),
+		buffers: new(bufferPool),
+		headers: new(headerPool),
+	}
+}
+
 // Drive is one open drive. All methods may be called concurrently.
 type Drive struct {
 	fs     vfs.FS
@@ -48,6 +58,7 @@ type Drive struct {
 	fenceOnce sync.Once
 	fenceErr  error
 
+	started atomic.Bool   // the drive was let in and will be closed
 	closing chan struct{} // closed when Close begins
 	cancel  context.CancelCauseFunc
 	workers sync.WaitGroup
@@ -125,23 +136,42 @@ func openDrive(ctx context.Context, path string, opts Options, sh *shared) (_ *D
 		return nil, err
 	}
 	d := newDrive(path, opts, sh, lock, super)
-	wasFenced := d.super.Fenced != ""
-	if err := d.updateSuperblock(func(s *Superblock) { s.Lives++ }); err != nil {
-		return nil, fmt.Errorf("node: %s: %w: %w", path, ErrNotWritable, err)
-	}
-	if err := d.openIndex(wasFenced); err != nil {
-		return nil, err
-	}
-	if err := d.recover(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("node: %s: %w", path, err), d.index.close())
-	}
-	if wasFenced {
-		if err := d.updateSuperblock(func(s *Superblock) { s.Fenced = "" }); err != nil {
-			return nil, errors.Join(fmt.Errorf("node: %s: %w: %w", path, ErrNotWritable, err), d.index.close())
+	if err := d.prepare(ctx); err != nil {
+		close(d.closing)
+		if d.index != nil {
+			err = errors.Join(err, d.index.close())
 		}
+		if d.isFenced() {
+			d.recordFence()
+		}
+		return nil, fmt.Errorf("node: %s: %w", path, err)
 	}
 	d.start()
 	return d, nil
+}
+
+// prepare makes a drive ready to start: it begins a new life, opens the index
+// and brings it up to what the files say.
+func (d *Drive) prepare(ctx context.Context) error {
+	wasFenced := d.super.Fenced != ""
+	if err := d.updateSuperblock(func(s *Superblock) { s.Lives++ }); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotWritable, err)
+	}
+	if err := d.openIndex(wasFenced || d.opts.fsck.rebuild); err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	if err := d.recover(ctx); err != nil {
+		return err
+	}
+	if wasFenced {
+		if err := d.updateSuperblock(func(s *Superblock) { s.Fenced = "" }); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotWritable, err)
+		}
+	}
+	if d.isFenced() {
+		return d.fencedError()
+	}
+	return nil
 }
 
 // admit reports why a drive with this superblock may not be opened, or nil.
@@ -191,24 +221,30 @@ func newDrive(path string, opts Options, sh *shared, lock io.Closer, super *Supe
 func (d *Drive) openIndex(distrust bool) error {
 	dir := d.fs.PathJoin(d.path, "idx")
 	fs := d.indexFS()
+	if _, err := d.fs.Stat(dir); oserror.IsNotExist(err) && d.super.Lives > 1 {
+		d.recovered.IndexRebuilt = true
+	}
 	if !distrust {
 		x, err := openIndex(fs, dir, d.cache, d.indexError)
 		if err == nil {
 			d.index = x
 			return nil
 		}
-		if isNoSpace(err) || d.isFenced() {
-			return fmt.Errorf("node: %s: index: %w", d.path, err)
+		if d.isFenced() {
+			return d.fencedError()
+		}
+		if isNoSpace(err) {
+			return err
 		}
 		d.log.Warn("index is damaged and made anew", "err", err)
 	}
 	d.recovered.IndexRebuilt = true
 	if err := d.fs.RemoveAll(dir); err != nil {
-		return fmt.Errorf("node: %s: index: %w", d.path, err)
+		return err
 	}
 	x, err := openIndex(fs, dir, d.cache, d.indexError)
 	if err != nil {
-		return fmt.Errorf("node: %s: index: %w", d.path, err)
+		return err
 	}
 	d.index = x
 	return nil
@@ -218,6 +254,7 @@ func (d *Drive) openIndex(distrust bool) error {
 func (d *Drive) start() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	d.cancel = cancel
+	d.started.Store(true)
 	d.workers.Go(d.appender)
 	d.workers.Go(func() {
 		select {
@@ -229,7 +266,9 @@ func (d *Drive) start() {
 	if d.opts.MaintenanceInterval > 0 {
 		d.workers.Go(func() { d.maintainForever(ctx) })
 	}
-	d.workers.Go(func() { d.scrubber.run(ctx) })
+	if !d.opts.fsck.on {
+		d.workers.Go(func() { d.scrubber.run(ctx) })
+	}
 }
 
 // close ends the drive: what was accepted is finished, the active segment
@@ -414,16 +453,41 @@ type gatedFS struct {
 func (g gatedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	d := g.drive
 	if d.isFenced() {
-		<-d.closing
+		if d.started.Load() {
+			<-d.closing
+		}
 		return nil, metadata.ErrFenced
 	}
-	if d.space.pressed() {
+	if d.started.Load() && d.space.pressed() {
 		select {
 		case <-d.closing:
 		case <-d.opts.Clock.After(indexRetryPause):
 		}
 	}
 	return g.FS.Create(name, category)
+}
+
+// OpenDir opens a directory whose failed sync fences the drive. The database
+// is not told: it would end the process.
+func (g gatedFS) OpenDir(name string) (vfs.File, error) {
+	f, err := g.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return gatedDir{f, g.drive}, nil
+}
+
+type gatedDir struct {
+	vfs.File
+	drive *Drive
+}
+
+// Sync makes the entries of the directory durable, or fences the drive.
+func (f gatedDir) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		f.drive.fence(fmt.Errorf("index: sync directory: %w", err))
+	}
+	return nil
 }
 
 // Unwrap returns the file system below.

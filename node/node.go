@@ -44,9 +44,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -79,14 +77,8 @@ func Open(ctx context.Context, opts Options, paths []string) (*Node, []Refused, 
 	}
 	opts = opts.withDefaults()
 	n := &Node{
-		opts: opts,
-		shared: &shared{
-			cache:   pebble.NewCache(opts.IndexCacheBytes),
-			files:   newFileCache(opts.OpenFiles),
-			budget:  semaphore.NewWeighted(opts.BufferBytes),
-			buffers: new(bufferPool),
-			headers: new(headerPool),
-		},
+		opts:   opts,
+		shared: newShared(&opts),
 		drives: map[topology.DriveID]*Drive{},
 	}
 	clones := findClones(opts.FS, paths)

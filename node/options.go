@@ -138,6 +138,13 @@ type Options struct {
 	OnBadShard func(BadShard)
 
 	faults faults
+	fsck   fsckMode
+}
+
+// fsckMode is how a drive is opened by Fsck.
+type fsckMode struct {
+	on      bool // no background work, and every directory is listed
+	rebuild bool // the index is made anew
 }
 
 // faults switches off what makes a drive safe. Tests use it to show that they

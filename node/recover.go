@@ -45,6 +45,9 @@ func (d *Drive) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.opts.fsck.on {
+		known = 0
+	}
 	if err := d.recoverDirs(ctx, known); err != nil {
 		return err
 	}
