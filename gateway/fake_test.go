@@ -33,8 +33,12 @@ type fake struct {
 	fault map[string]error
 	// broken makes bodies end early, as when shards are lost under way.
 	broken bool
-	// hold, if set, is waited for by Get.
-	hold chan struct{}
+	// hold, if set, is waited for by Get, which says on waiting that it does.
+	hold, waiting chan struct{}
+	// closed, if set, is told of every body that is closed.
+	closed chan struct{}
+	// panics makes Get panic.
+	panics bool
 }
 
 type fakeBucket struct {
@@ -263,12 +267,24 @@ func cut(r object.Range, n int64) (off, length int64, partial bool, err error) {
 	return r.First, min(r.Last, n-1) - r.First + 1, true, nil
 }
 
-type fakeBody struct{ *bytes.Reader }
+type fakeBody struct {
+	*bytes.Reader
+	closed chan struct{}
+}
 
-func (fakeBody) Close() error { return nil }
+func (b fakeBody) Close() error {
+	if b.closed != nil {
+		b.closed <- struct{}{}
+	}
+	return nil
+}
 
 func (f *fake) Get(ctx context.Context, req *object.GetRequest) (*object.Object, error) {
+	if f.panics {
+		panic("fake: asked to")
+	}
 	if f.hold != nil {
+		f.waiting <- struct{}{}
 		select {
 		case <-f.hold:
 		case <-ctx.Done():
@@ -308,7 +324,7 @@ func (f *fake) Get(ctx context.Context, req *object.GetRequest) (*object.Object,
 	if f.broken {
 		data = data[:len(data)/2]
 	}
-	return object.NewObject(o, fakeBody{bytes.NewReader(data)}), nil
+	return object.NewObject(o, fakeBody{bytes.NewReader(data), f.closed}), nil
 }
 
 func (f *fake) Attributes(_ context.Context, req *object.AttributesRequest) (*object.AttributesResult, error) {

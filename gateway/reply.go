@@ -45,11 +45,20 @@ func (w *reply) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	w.moveDeadline()
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	return n, err
+	written := 0
+	for {
+		w.moveDeadline()
+		n, err := w.ResponseWriter.Write(p[written:min(written+pieceBytes, len(p))])
+		written += n
+		w.bytes += int64(n)
+		if err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
+
+// pieceBytes is what a client has to take within the idle time.
+const pieceBytes = 256 << 10
 
 // moveDeadline gives the client another idle time. A part of it goes by before
 // the timer is touched again.

@@ -143,6 +143,33 @@ func (s *store) do(text string) *answer {
 	return s.send(r)
 }
 
+// later sends a signed request from another goroutine. The answer is nil if
+// there is none.
+func (s *store) later(text string) <-chan *answer {
+	s.t.Helper()
+	r := s.request(text)
+	if err := s.signer.Sign(r, sigv4.UnsignedPayload, noon); err != nil {
+		s.t.Fatal(err)
+	}
+	got := make(chan *answer, 1)
+	go func() {
+		defer close(got)
+		resp, err := s.client.Do(r)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		got <- &answer{resp, string(body)}
+	}()
+	return got
+}
+
 // must is do for what has to succeed.
 func (s *store) must(text string) *answer {
 	s.t.Helper()
