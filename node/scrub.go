@@ -187,7 +187,7 @@ func (s *scrubber) pass(ctx context.Context) error {
 				return err
 			}
 			s.mu.Lock()
-			s.at = place{dir: dir, segment: id}
+			s.at = place{dir: dir}
 			binary.BigEndian.PutUint64(s.at.segment[:], binary.BigEndian.Uint64(id[:])+1)
 			s.mu.Unlock()
 			if err := s.save(); err != nil {
