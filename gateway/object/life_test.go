@@ -149,6 +149,35 @@ func TestConcurrentBucketCreation(t *testing.T) {
 	check(t, err)
 }
 
+// TestConcurrentBucketDeletion: of many deletions at least one succeeds, the
+// others find no bucket; creations in between do not get lost.
+func TestConcurrentBucketDeletion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	for range 5 {
+		check(t, w.CreateBucket(t.Context(), "new"))
+		var deleted atomic.Int32
+		var group sync.WaitGroup
+		for range 6 {
+			group.Go(func() {
+				switch err := w.DeleteBucket(t.Context(), "new"); {
+				case err == nil:
+					deleted.Add(1)
+				case !errors.Is(err, metadata.ErrNoSuchBucket):
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if deleted.Load() == 0 {
+			t.Error("nobody deleted the bucket")
+		}
+		if _, err := w.Bucket(t.Context(), "new"); !errors.Is(err, metadata.ErrNoSuchBucket) {
+			t.Errorf("the bucket is still there: %v", err)
+		}
+	}
+}
+
 // TestUnknownOutcome: a commit whose answer is lost is repeated under the same
 // request id, and takes effect once.
 func TestUnknownOutcome(t *testing.T) {

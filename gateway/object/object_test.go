@@ -2,6 +2,7 @@ package object
 
 import (
 	"bytes"
+	"context"
 	"crypto/md5"
 	"encoding/hex"
 	"errors"
@@ -173,4 +174,80 @@ func TestReadStyles(t *testing.T) {
 	if !bytes.Equal(got, body) {
 		t.Error("Read yields other bytes")
 	}
+}
+
+// manyChunks answers for the chunk rows of one long part.
+type manyChunks struct {
+	Metadata
+	rows  []metadata.Chunk
+	asked int
+}
+
+func (m *manyChunks) Chunks(_ context.Context, _ metadata.BucketRef, _ metadata.PartID, from uint32, limit int) ([]metadata.Chunk, error) {
+	m.asked++
+	return slices.Clone(m.rows[from:min(len(m.rows), int(from)+limit)]), nil
+}
+
+// TestChunkRows walks the rows of a part of 80 chunks, and refuses rows that
+// do not add up.
+func TestChunkRows(t *testing.T) {
+	t.Parallel()
+	m := &manyChunks{}
+	const chunks, rest = 80, 1000
+	for no := range uint32(chunks) {
+		m.rows = append(m.rows, metadata.Chunk{No: no, ID: metadata.ChunkID{byte(no)}, Scheme: metadata.NewScheme(4, 2), Bytes: metadata.ChunkBytes})
+	}
+	m.rows[chunks-1].Bytes = rest
+	part := &metadata.Part{SealedBytes: (chunks-1)*metadata.ChunkBytes + rest}
+	r := &sealedReader{e: &Engine{meta: m}, ctx: t.Context(), bucket: &bucket{}, part: part, chunks: slices.Clone(m.rows[:16])}
+	for _, no := range []uint32{0, 15, 16, 79, 3, 79} {
+		c, err := r.chunk(no)
+		if err != nil || c.ID != m.rows[no].ID {
+			t.Errorf("chunk %d: %+v, %v", no, c, err)
+		}
+	}
+	for name, spoil := range map[string]func(c *metadata.Chunk){
+		"shorter":  func(c *metadata.Chunk) { c.Bytes-- },
+		"missing":  func(c *metadata.Chunk) { c.No += 1000 },
+		"scheme":   func(c *metadata.Chunk) { c.Scheme.Data = 0 },
+		"cells":    func(c *metadata.Chunk) { c.Scheme.CellLog2 = 12 },
+		"too long": func(c *metadata.Chunk) { c.Bytes = metadata.ChunkBytes + 1 },
+	} {
+		rows := slices.Clone(m.rows)
+		spoil(&rows[20])
+		r := &sealedReader{e: &Engine{meta: &manyChunks{rows: rows}}, ctx: t.Context(), bucket: &bucket{}, part: part}
+		if _, err := r.chunk(20); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a row that is %s: %v", name, err)
+		}
+	}
+}
+
+// FuzzRange reads any range of objects that take one stripe, several, and
+// several parts.
+func FuzzRange(f *testing.F) {
+	w := newWorld(f, setup{})
+	bodies := map[string][]byte{"one": payload(150_000, 1), "several": payload(1_500_000, 2), "compressed": text(2_500_000)}
+	for key, body := range bodies {
+		compression := metadata.CompressionOff
+		if key == "compressed" {
+			compression = metadata.CompressionS2
+		}
+		check(f, w.SetCompression(f.Context(), "b", compression))
+		w.mustPut(key, body)
+	}
+	f.Add(uint32(0), uint32(0), uint8(0))
+	f.Add(uint32(65519), uint32(3), uint8(1))
+	f.Add(uint32(1_048_575), uint32(70_000), uint8(2))
+	f.Fuzz(func(t *testing.T, first, length uint32, which uint8) {
+		key := []string{"one", "several", "compressed"}[which%3]
+		body := bodies[key]
+		from := int(first) % len(body)
+		to := min(len(body), from+1+int(length)%len(body))
+		mine := *w
+		mine.t = t
+		got, err := mine.read(key, Range{Kind: RangeFromTo, First: int64(from), Last: int64(to - 1)})
+		if err != nil || !bytes.Equal(got, body[from:to]) {
+			t.Fatalf("%s: bytes %d to %d: %d bytes, %v", key, from, to, len(got), err)
+		}
+	})
 }
