@@ -128,6 +128,9 @@ type background struct {
 	limit     *limiter
 	groups    bucketGroups
 
+	leaseMu sync.Mutex     // guards leases
+	leases  map[uint64]int // writers' leases of the background itself, by epoch
+
 	repair  *repairer
 	rebuild *rebuilder
 	collect *collector
@@ -144,6 +147,7 @@ func newBackground(e *Engine) *background {
 	g := &background{e: e, o: o.withDefaults()}
 	g.guard = &driveGuard{e: e, hanging: make(map[topology.DriveID]int)}
 	g.limit = &limiter{now: e.options.Now, rate: g.rate}
+	g.leases = make(map[uint64]int)
 	g.groups.known = make(map[metadata.BucketID]metadata.Bucket)
 	g.chunks.busy = make(map[metadata.ChunkID]struct{})
 	g.repair = newRepairer(g)
@@ -203,6 +207,39 @@ func (g *background) rate(urgent bool) int64 {
 		limit = limit * int64(g.o.RepairClientPercent) / 100
 	}
 	return max(1, limit)
+}
+
+// lease holds the current epoch for commands and shards of the background.
+func (g *background) lease() (epoch uint64, release func(), err error) {
+	l, err := g.e.epochs.writer()
+	if err != nil {
+		return 0, nil, err
+	}
+	count := func(n int) {
+		g.leaseMu.Lock()
+		defer g.leaseMu.Unlock()
+		if g.leases[l.epoch] += n; g.leases[l.epoch] == 0 {
+			delete(g.leases, l.epoch)
+		}
+	}
+	count(1)
+	return l.epoch, func() { count(-1); l.release() }, nil
+}
+
+// writersUntil reports whether requests, not tasks of the background, are
+// writing in an epoch or one before it.
+func (g *background) writersUntil(epoch uint64) bool {
+	g.leaseMu.Lock()
+	defer g.leaseMu.Unlock()
+	s := g.e.epochs
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for of, n := range s.writers {
+		if of <= epoch && n > g.leases[of] {
+			return true
+		}
+	}
+	return false
 }
 
 // chunkSet is a set of chunks that one of several tasks has to itself.

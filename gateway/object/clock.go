@@ -28,7 +28,7 @@ func (c *clock) tick(ctx context.Context) error {
 	if elapsed <= 0 {
 		return nil
 	}
-	epoch, release, err := c.g.e.Epoch()
+	epoch, release, err := c.g.lease()
 	if err != nil {
 		return err
 	}

@@ -285,7 +285,7 @@ func (c *collector) freeParts(ctx context.Context, group uint32, row *metadata.T
 	if err := c.freeChunks(ctx, chunks); err != nil {
 		return err
 	}
-	epoch, release, err := c.g.e.Epoch()
+	epoch, release, err := c.g.lease()
 	if err != nil {
 		return err
 	}

@@ -302,8 +302,7 @@ func (r *rebuilder) writersGone(pg *metadata.PG) bool {
 	if group == nil || group.generation != pg.Newest().Number {
 		return false
 	}
-	writers := r.g.e.Leases().Writers
-	return len(writers) == 0 || writers[0] > group.opened
+	return !r.g.writersUntil(group.opened)
 }
 
 // suspecter is what Shards may offer besides: to look all shards of a group on

@@ -280,18 +280,18 @@ func (r *repairer) mendItem(ctx context.Context, item *repairItem, bucket *metad
 	r.mu.Unlock()
 	margin := ones(h.good|h.moved) - int(chunk.Scheme.Data)
 	want, delay := r.wanted(item, &h, pg, margin)
-	l, err := r.g.e.epochs.writer()
+	epoch, release, err := r.g.lease()
 	if err != nil {
 		return 0, err
 	}
-	defer l.release()
+	defer release()
 	var made uint32
 	if want != 0 && ones(h.good|h.moved|h.unknown) >= int(chunk.Scheme.Data) {
-		made, err = r.make(ctx, *bucket, item, chunk, pg, want, margin, l.epoch, &h)
+		made, err = r.make(ctx, *bucket, item, chunk, pg, want, margin, epoch, &h)
 	}
 	left := (h.gone | (h.unknown|h.away)&item.missing) &^ made
 	still := ones(h.good|h.moved|made) - int(chunk.Scheme.Data)
-	if recordErr := r.record(ctx, item, bucket, chunk, l.epoch, made, left, still); recordErr != nil {
+	if recordErr := r.record(ctx, item, bucket, chunk, epoch, made, left, still); recordErr != nil {
 		return r.backoff(item), errors.Join(err, recordErr)
 	}
 	r.g.confirm(ctx, chunk, pg, made)

@@ -308,13 +308,13 @@ func (r *rebuilder) mend(ctx context.Context, v *verdict, chunk *metadata.Chunk,
 	if !again.Found[0].Referenced {
 		return lacking, nil // freed since
 	}
-	l, err := r.g.e.epochs.writer()
+	epoch, release, err := r.g.lease()
 	if err != nil {
 		return 0, err
 	}
-	defer l.release()
+	defer release()
 	bucket := metadata.Bucket{ID: v.record.Bucket, Owner: v.record.Account, Group: v.group}
-	m, err := r.g.newMend(bucket, v.record.Part, *chunk, pg, l.epoch)
+	m, err := r.g.newMend(bucket, v.record.Part, *chunk, pg, epoch)
 	if err != nil {
 		return 0, err
 	}

@@ -95,7 +95,7 @@ func replaceInTable(t *metadata.DriveTable, old topology.DriveID, replacement to
 
 // rootTable commits a command of the root group that holds a table.
 func (g *background) rootTable(ctx context.Context, cmd *metadata.Command) error {
-	epoch, release, err := g.e.Epoch()
+	epoch, release, err := g.lease()
 	if err != nil {
 		return err
 	}

@@ -192,12 +192,12 @@ func (k *recordKeeper) remake(ctx context.Context, rec metadata.Record, payload 
 	if missing <= 0 {
 		return nil
 	}
-	l, err := k.g.e.epochs.writer()
+	epoch, release, err := k.g.lease()
 	if err != nil {
 		return err
 	}
-	defer l.release()
-	rec.Epoch = l.epoch
+	defer release()
+	rec.Epoch = epoch
 	if err := k.g.e.random(rec.Shard.Chunk[:]); err != nil {
 		return err
 	}
