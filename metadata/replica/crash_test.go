@@ -174,7 +174,7 @@ func runAndCut(t *testing.T, l *replica.Local, fs *vfs.MemFS, hs []*history, r *
 	}
 	<-at
 	mu.Lock()
-	clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(91), RNG: r})
+	clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
 	cut = true
 	mu.Unlock()
 	g.Wait()
