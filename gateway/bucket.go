@@ -100,7 +100,6 @@ func (s *Server) headBucket(c *call) error {
 		return err
 	}
 	h := c.w.Header()
-	h.Set(wire.HeaderBucketRegion, s.opts.Region)
 	h.Set("X-Amz-Access-Point-Alias", "false")
 	h.Set("Content-Type", wire.ContentTypeXML)
 	c.w.WriteHeader(http.StatusOK)

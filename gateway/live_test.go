@@ -728,7 +728,7 @@ func TestLongList(t *testing.T) {
 		s.must(fmt.Sprintf("PUT /b01/%s%04d", strings.Repeat("k", 100), i))
 	}
 	a := s.must("GET /b01?list-type=2")
-	if n := strings.Count(a.body, "<Contents>"); n != 1000 || !strings.HasSuffix(a.body, "</ListBucketResult>") || a.ContentLength != -1 {
-		t.Errorf("%d entries, length %d", n, a.ContentLength)
+	if n := strings.Count(a.body, "<Contents>"); n != 1000 || !strings.HasSuffix(a.body, "</ListBucketResult>") || a.ContentLength != -1 || a.Header.Get("Content-Type") != "application/xml" {
+		t.Errorf("%d entries, length %d, %s", n, a.ContentLength, a.Header.Get("Content-Type"))
 	}
 }

@@ -43,6 +43,9 @@ func (w *reply) WriteHeader(status int) {
 // Write implements [io.Writer].
 func (w *reply) Write(p []byte) (int, error) {
 	if w.status == 0 {
+		if h := w.Header(); h["Content-Type"] == nil {
+			h.Set("Content-Type", wire.ContentTypeXML) // all bodies but those of objects
+		}
 		w.WriteHeader(http.StatusOK)
 	}
 	written := 0
@@ -117,9 +120,9 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sendXML sends a reply of 200 with the document that e holds the start of.
+// sendXML sends a reply of 200 with the document that e has been given. Long
+// documents are on their way already.
 func (c *call) sendXML(e *wire.Encoder) error {
-	c.w.Header().Set("Content-Type", wire.ContentTypeXML)
 	return e.Close(func(length int) {
 		c.w.Header().Set("Content-Length", strconv.Itoa(length))
 	})
@@ -127,7 +130,6 @@ func (c *call) sendXML(e *wire.Encoder) error {
 
 // xml begins a reply document with the given root.
 func (c *call) xml(root string) *wire.Encoder {
-	c.w.Header().Set("Content-Type", wire.ContentTypeXML)
 	return wire.NewEncoder(c.w, root, false)
 }
 

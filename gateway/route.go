@@ -107,6 +107,11 @@ func find(r *http.Request, t *target, query url.Values) (*operation, error) {
 		return nil, err
 	}
 	method := r.Method
+	if sub == "" && at == objectLevel && query.Has("partNumber") && (method == http.MethodPut || method == http.MethodPost) {
+		// A part whose upload id was lost must not become the object.
+		return nil, wire.InvalidArgument.Say("This operation does not accept a partNumber without an uploadId").
+			With("ArgumentName", "partNumber").With("ArgumentValue", query.Get("partNumber"))
+	}
 	if method == http.MethodPut && at == objectLevel && r.Header.Get(wire.HeaderCopySource) != "" {
 		switch sub {
 		case "":

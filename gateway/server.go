@@ -138,6 +138,10 @@ func (s *Server) route(c *call) error {
 	if op != nil {
 		c.op = op
 	}
+	if c.op.name == "HeadBucket" {
+		// Refusals tell it too: SDKs ask without credentials where a bucket is.
+		c.w.Header().Set(wire.HeaderBucketRegion, s.opts.Region)
+	}
 	return err
 }
 

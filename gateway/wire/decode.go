@@ -32,9 +32,10 @@ type document struct {
 // bounded stops after n bytes with MaxMessageLengthExceeded. It keeps the error
 // that ended the body, so that it is not taken for one of the document.
 type bounded struct {
-	r   io.Reader
-	n   int64
-	err error
+	r     io.Reader
+	n     int64
+	begun bool // a byte was read
+	err   error
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
@@ -51,6 +52,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 		n, err = 0, MaxMessageLengthExceeded
 	}
 	b.n -= int64(n)
+	b.begun = b.begun || n > 0
 	b.err = err
 	return n, err
 }
@@ -62,8 +64,8 @@ func newDocument(r io.Reader, limit int64) *document {
 	return &document{dec: dec, body: body}
 }
 
-// errEmpty says that the body has no element at all.
-var errEmpty = errors.New("wire: empty document")
+// errEmpty says that there is no body at all.
+var errEmpty = errors.New("wire: empty body")
 
 // read parses the whole body: element root, whose children are given to child
 // as those of [document.children] are. It reads to the end of the body, so that
@@ -71,7 +73,12 @@ var errEmpty = errors.New("wire: empty document")
 // reader.
 func (d *document) read(root string, child func(name string) error) error {
 	err := d.parse(root, child)
-	if err == nil || errors.Is(err, errEmpty) {
+	switch {
+	case err == nil:
+		return nil
+	case err == errEmpty && d.body.begun:
+		return MalformedXML
+	case err == errEmpty:
 		return err
 	}
 	if d.body.err != nil && d.body.err != io.EOF {

@@ -3,6 +3,7 @@ package wire
 import (
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -175,10 +176,21 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// legalText replaces what XML 1.0 has no form for by U+FFFD.
+func legalText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+}
+
 // appendEscaped appends s as XML text. Control characters become character
-// references, as AWS writes them: XML 1.0 has no legal form for most of them,
-// and clients that list such keys ask for encoding-type=url. Bytes that are not
-// UTF-8 become U+FFFD.
+// references, as AWS writes them in lists: XML 1.0 has no legal form for most
+// of them, a strict parser stops, and that is better than a key that is not the
+// key. Clients that list such keys ask for encoding-type=url. Bytes that are
+// not UTF-8 become U+FFFD.
 func appendEscaped(b []byte, s string) []byte {
 	from := 0
 	for i := 0; i < len(s); {

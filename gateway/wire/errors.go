@@ -78,16 +78,17 @@ func (e *Error) WriteTo(w http.ResponseWriter, head bool, resource, requestID, h
 	return err
 }
 
-// AppendXML appends the <Error> document to b.
+// AppendXML appends the <Error> document to b. It is always well-formed: of what
+// a client sent, characters that XML cannot carry become U+FFFD.
 func (e *Error) AppendXML(b []byte, resource, requestID, hostID string) []byte {
 	b = append(b, xmlHeader...)
 	b = append(b, "<Error>"...)
 	b = appendElement(b, "Code", e.Code)
-	b = appendElement(b, "Message", e.Message)
+	b = appendElement(b, "Message", legalText(e.Message))
 	for _, f := range e.Fields {
-		b = appendElement(b, f.Name, f.Value)
+		b = appendElement(b, f.Name, legalText(f.Value))
 	}
-	b = appendElement(b, "Resource", resource)
+	b = appendElement(b, "Resource", legalText(resource))
 	b = appendElement(b, "RequestId", requestID)
 	b = appendElement(b, "HostId", hostID)
 	return append(b, "</Error>"...)

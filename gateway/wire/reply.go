@@ -342,7 +342,7 @@ func (e *Encoder) DeleteError(key, versionID string, err *Error) {
 	e.Text("Key", key)
 	e.Optional("VersionId", versionID)
 	e.Text("Code", err.Code)
-	e.Text("Message", err.Message)
+	e.Text("Message", legalText(err.Message))
 	e.Closing("Error")
 }
 

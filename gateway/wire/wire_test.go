@@ -238,6 +238,8 @@ func TestReadDelete(t *testing.T) {
 		{name: "too many", in: many(1001), err: wire.MalformedXML},
 		{name: "none", in: "<Delete></Delete>", err: wire.MalformedXML},
 		{name: "empty body", in: "", err: wire.MissingRequestBody},
+		{name: "declaration only", in: `<?xml version="1.0"?>`, err: wire.MalformedXML},
+		{name: "blanks only", in: " ", err: wire.MalformedXML},
 		{name: "not closed", in: "<Delete><Object><Key>k</Key>", err: wire.MalformedXML},
 		{name: "no key", in: "<Delete><Object></Object></Delete>", err: wire.MalformedXML},
 		{name: "bad size", in: "<Delete><Object><Key>k</Key><Size>-1</Size></Object></Delete>", err: wire.MalformedXML},
