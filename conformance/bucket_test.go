@@ -71,6 +71,9 @@ func TestHeadBucket(t *testing.T) {
 	b.do(call{method: http.MethodHead, path: "/" + b.name}).want(http.StatusOK).wantHeader("X-Amz-Bucket-Region", c.Region).wantBody(nil)
 	b.do(call{method: http.MethodHead, path: "/" + randomName()}).want(http.StatusNotFound).wantBody(nil)
 	b.do(call{method: http.MethodHead, path: "/" + b.name, secretKey: "wrong"}).want(http.StatusForbidden).wantBody(nil)
+	// A refusal tells the region too: SDKs ask for it without credentials.
+	// Source: aws-sdk-go-v2, manager.GetBucketRegion.
+	b.do(call{method: http.MethodHead, path: "/" + b.name, noSign: true}).want(http.StatusForbidden).wantHeader("X-Amz-Bucket-Region", c.Region)
 	// Any region in the scope: clients ask to learn the right one.
 	b.do(call{method: http.MethodHead, path: "/" + b.name, region: "us-east-1"}).want(http.StatusOK).wantHeader("X-Amz-Bucket-Region", c.Region)
 }

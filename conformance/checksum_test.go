@@ -92,7 +92,7 @@ func TestChecksumHeaders(t *testing.T) {
 			bad := "bad-" + c.name
 			b.request(http.MethodPut, bad, data, c.header, c.sum(data[1:])).wantError(http.StatusBadRequest, "BadDigest")
 			b.wantAbsent(bad)
-			for _, value := range []string{"no base64!", "AAAA", "", c.sum(data) + "AAAA"} {
+			for _, value := range []string{"no base64!", "AAAA", c.sum(data) + "AAAA"} {
 				b.request(http.MethodPut, bad, data, c.header, value).wantError(http.StatusBadRequest, "InvalidRequest")
 			}
 			b.wantAbsent(bad)

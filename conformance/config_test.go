@@ -81,6 +81,28 @@ func TestConfigurationEncryption(t *testing.T) {
 	}
 }
 
+// The configurations of which a bucket has many are listed: none, or not
+// implemented.
+func TestConfigurationLists(t *testing.T) {
+	t.Parallel()
+	b := connect(t).newBucket()
+	for name, root := range map[string]string{
+		"analytics": "ListBucketAnalyticsConfigurationResult", "inventory": "ListInventoryConfigurationsResult",
+		"metrics": "ListMetricsConfigurationsResult", "intelligent-tiering": "ListBucketIntelligentTieringConfigurationsOutput",
+	} {
+		r := b.bucketGet(name + "?")
+		if r.status == http.StatusNotImplemented {
+			r.wantError(http.StatusNotImplemented, "NotImplemented")
+			continue
+		}
+		var list struct{ IsTruncated *bool }
+		r.wantXML(root, &list)
+		if list.IsTruncated == nil || *list.IsTruncated {
+			t.Errorf("%s: IsTruncated %v", name, list.IsTruncated)
+		}
+	}
+}
+
 // Setting what is not implemented is refused by 501 and changes nothing, least
 // of all the bucket or an object of that name.
 func TestConfigurationPut(t *testing.T) {
@@ -124,7 +146,6 @@ func TestNotImplemented(t *testing.T) {
 	b := connect(t).newBucket()
 	b.put("key", []byte("x"))
 	for _, tt := range []struct{ method, path, query string }{
-		{http.MethodGet, "", "analytics"}, {http.MethodGet, "", "inventory"}, {http.MethodGet, "", "metrics"}, {http.MethodGet, "", "intelligent-tiering"},
 		{http.MethodGet, "", "metadataTable"}, {http.MethodGet, "", "session"},
 		{http.MethodPut, "/key", "tagging"}, {http.MethodPut, "/key", "retention"}, {http.MethodPut, "/key", "legal-hold"},
 		{http.MethodPost, "/key", "restore"}, {http.MethodPost, "/key", "select"}, {http.MethodGet, "/key", "torrent"},
@@ -200,6 +221,5 @@ func TestGetObjectTagging(t *testing.T) {
 	}
 	get.query = query("tagging?", "versionId", "null")
 	b.do(get).wantXML("Tagging", nil)
-	get.path = b.path("missing")
-	b.do(get).wantError(http.StatusNotFound, "NoSuchKey")
+	b.do(call{method: http.MethodGet, path: b.path("missing"), query: query("tagging?")}).wantError(http.StatusNotFound, "NoSuchKey")
 }

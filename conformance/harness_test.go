@@ -117,6 +117,7 @@ type reply struct {
 	status int
 	header http.Header
 	body   []byte
+	close  bool // the server closes the connection
 }
 
 // do signs and sends a call and reads the answer. It checks what holds for
@@ -233,7 +234,7 @@ func readReply(t testing.TB, in *bufio.Reader, line string) (*reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &reply{t: t, call: line, status: answer.StatusCode, header: answer.Header, body: body}, nil
+		return &reply{t: t, call: line, status: answer.StatusCode, header: answer.Header, body: body, close: answer.Close}, nil
 	}
 }
 

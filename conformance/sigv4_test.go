@@ -356,6 +356,16 @@ func TestExpectContinue(t *testing.T) {
 		_, r := exchange(t, call{method: http.MethodPut, path: "/" + randomName() + "/key", body: data})
 		r.wantError(http.StatusNotFound, "NoSuchBucket")
 	})
+	// botocore takes a final answer without 100 for the state of the whole
+	// connection, and waits for ever on its next request: an empty body must
+	// be answered by 100 too, or the connection be closed.
+	t.Run("empty body", func(t *testing.T) {
+		first, r := exchange(t, call{method: http.MethodPut, path: b.path("empty")})
+		r.want(http.StatusOK)
+		if first != "HTTP/1.1 100" && !r.close {
+			t.Errorf("first answer %q on a connection that stays open, want 100 Continue", first)
+		}
+	})
 	t.Run("another value is ignored", func(t *testing.T) {
 		b := b.with(t)
 		s := b.sign(call{method: http.MethodPut, path: b.path("other"), body: data})
