@@ -20,6 +20,9 @@ type fenceFS struct {
 	armed  atomic.Bool // not while the store is opened or closed: then errors are returned
 	fail   func(error)
 	failed func() error
+	// relieve makes room after an error and reports whether a write that got
+	// it may succeed now.
+	relieve func(error) bool
 }
 
 // Unwrap returns the file system below.
@@ -39,6 +42,9 @@ func (f *fenceFS) check(op, name string, err error) error {
 // Create implements vfs.FS.
 func (f *fenceFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	file, err := f.FS.Create(name, category)
+	if err != nil && f.relieve(err) {
+		file, err = f.FS.Create(name, category)
+	}
 	return f.wrap("create", name, file, err)
 }
 
@@ -79,6 +85,11 @@ type fenceFile struct {
 // Write implements vfs.File.
 func (f *fenceFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
+	if err != nil && f.fs.relieve(err) {
+		var more int
+		more, err = f.File.Write(p[n:])
+		n += more
+	}
 	return n, f.fs.check("write", f.name, err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -278,5 +279,56 @@ func TestOptionsAreValidated(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open = %v, want it to name %s", err, want)
 		}
+	}
+}
+
+// A disk that fills up between two looks at its free space: the ballast saves
+// the write, and from then on only deletes are taken.
+func TestBallastSavesAWrite(t *testing.T) {
+	t.Parallel()
+	var full atomic.Bool
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch {
+		case op.Kind == errorfs.OpRemove && strings.HasSuffix(op.Path, "ballast"):
+			full.Store(false)
+		case full.Load() && op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".log"):
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	var free atomic.Uint64
+	free.Store(1 << 30)
+	var clock atomic.Int64
+	l := open(t, replica.Options{
+		FS: fs, ReserveBytes: 80 << 20,
+		Now: func() time.Time { return start.Add(time.Duration(clock.Load())) },
+		DiskUsage: func() (vfs.DiskUsage, error) {
+			return vfs.DiskUsage{AvailBytes: free.Load(), TotalBytes: 10 << 30}, nil
+		},
+	})
+	prepare(t, l)
+	if _, err := fs.Stat("meta/ballast"); err != nil {
+		t.Fatalf("no ballast: %v", err)
+	}
+	full.Store(true)
+	free.Store(0)
+	if _, err := l.Commit(t.Context(), put(request(1, 1), "a", "x")); err != nil {
+		t.Fatalf("the write that found the disk full: %v", err)
+	}
+	if _, err := l.Commit(t.Context(), put(request(1, 2), "b", "x")); !errors.Is(err, metadata.ErrMetadataFull) {
+		t.Errorf("the next put = %v, want %v", err, metadata.ErrMetadataFull)
+	}
+	del := &metadata.Command{Kind: metadata.KindDeleteVersions, Version: metadata.CommandVersion, Group: testBucket.Group, Settings: 1, Epoch: 1,
+		Delete: &metadata.DeleteVersions{Bucket: testBucket.ID, Keys: []metadata.DeleteKey{{Key: "a"}}}}
+	if _, err := l.Commit(t.Context(), del); err != nil {
+		t.Errorf("delete = %v", err)
+	}
+	free.Store(1 << 30)
+	clock.Store(int64(time.Second))
+	if _, err := l.Commit(t.Context(), put(request(1, 3), "b", "x")); err != nil {
+		t.Errorf("put after space came free = %v", err)
+	}
+	if _, err := fs.Stat("meta/ballast"); err != nil {
+		t.Errorf("the ballast was not put back: %v", err)
 	}
 }

@@ -88,7 +88,7 @@ func Open(dir string, o Options) (*Local, error) {
 	l := &Local{
 		opts:  o,
 		cache: pebble.NewCache(o.CacheBytes),
-		space: &space{reserve: o.ReserveBytes, usage: o.DiskUsage},
+		space: newSpace(dir, o),
 		stamps: newStamper(o.Now, func(wall, expected time.Time) {
 			o.Logger.Warn("the clock has jumped; changes keep the time that passed until the next start",
 				"clock", wall, "expected", expected)
@@ -97,7 +97,7 @@ func Open(dir string, o Options) (*Local, error) {
 		flights: make(chan *flight, 1),
 		fenced:  make(chan struct{}),
 	}
-	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed}
+	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed, relieve: l.space.relieve}
 	db, err := pebble.Open(dir, o.pebbleOptions(l.fs, l.cache, l.fail))
 	if err == nil {
 		err = l.failed()
@@ -109,7 +109,11 @@ func Open(dir string, o Options) (*Local, error) {
 	l.db = db
 	l.machine = state.New(db)
 	l.pub = &snapshot{snap: db.NewSnapshot(), refs: 1}
-	if err := l.checkClock(); err != nil {
+	err = l.checkClock()
+	if err == nil && o.ReserveBytes >= 0 {
+		err = l.space.ballast.find()
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
 	l.fs.armed.Store(true)

@@ -48,7 +48,8 @@ type Options struct {
 	// ReserveBytes is kept free for deletes and compactions: with less free
 	// space, commands that add are refused with metadata.ErrMetadataFull.
 	// Zero means 1/50 of the file system, at least 16 and at most 512 MiB;
-	// a negative value switches the check off.
+	// a negative value switches the check off. One eighth of it is taken by a
+	// ballast file, which goes when a write finds no space all the same.
 	ReserveBytes int64
 
 	// DiskUsage returns the free and total bytes of the file system. Nil asks

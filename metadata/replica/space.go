@@ -19,11 +19,22 @@ const spaceEvery = 250 * time.Millisecond
 type space struct {
 	reserve int64
 	usage   func() (vfs.DiskUsage, error)
+	warn    func(error)
+	ballast *ballast
 
 	mu   sync.Mutex // guards what follows
 	next time.Time
 	last vfs.DiskUsage
 	full bool
+}
+
+func newSpace(dir string, o Options) *space {
+	return &space{
+		reserve: o.ReserveBytes,
+		usage:   o.DiskUsage,
+		warn:    func(err error) { o.Logger.Warn("metadata without ballast", "err", err) },
+		ballast: &ballast{fs: o.FS, path: o.FS.PathJoin(dir, ballastName)},
+	}
 }
 
 // admit returns metadata.ErrMetadataFull if there is no room for a command of
@@ -37,7 +48,8 @@ func (s *space) admit(kind metadata.Kind, now time.Time) error {
 	defer s.mu.Unlock()
 	// A clock that was set back must not stop the sampling.
 	if wait := s.next.Sub(now); wait <= 0 || wait > spaceEvery {
-		s.sample(now)
+		s.next = now.Add(spaceEvery)
+		s.sample()
 	}
 	if s.full {
 		return metadata.ErrMetadataFull
@@ -45,34 +57,8 @@ func (s *space) admit(kind metadata.Kind, now time.Time) error {
 	return nil
 }
 
-func (s *space) sample(now time.Time) {
-	s.next = now.Add(spaceEvery)
-	u, err := s.usage()
-	if err != nil {
-		s.full = false
-		return
-	}
-	reserve := s.reserve
-	if reserve == 0 {
-		reserve = min(max(int64(u.TotalBytes/50), 16<<20), 512<<20)
-	}
-	s.last, s.full = u, int64(min(u.AvailBytes, 1<<62)) < reserve
-}
-
 func (s *space) state() (vfs.DiskUsage, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last, s.full
-}
-
-// adds reports whether commands of a kind make the store grow. A completion
-// ends an upload and is let through.
-func adds(kind metadata.Kind) bool {
-	switch kind {
-	case metadata.KindCommitVersion, metadata.KindCommitPart, metadata.KindCreateUpload,
-		metadata.KindReserveBucket, metadata.KindOpenBucket, metadata.KindPutSettings,
-		metadata.KindPutAccount, metadata.KindPutAccessKey:
-		return true
-	}
-	return false
 }
