@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -99,6 +100,16 @@ func commonPrefix(prefix, delimiter, key string) string {
 // pageLimit bounds what a page may hold.
 func pageLimit(limit int) int { return max(0, min(limit, maxPage)) }
 
+// appendKeyVersion appends k to a page. Versions are large, so a page that is
+// not a short one gets its room at once.
+func appendKeyVersion(page []metadata.KeyVersion, k metadata.KeyVersion, limit int) []metadata.KeyVersion {
+	const short = 32
+	if len(page) == short {
+		page = slices.Grow(page, limit-short)
+	}
+	return append(page, k)
+}
+
 // List returns a page of current versions.
 func (v View) List(q *metadata.ListQuery) (*metadata.ListResult, error) {
 	res := new(metadata.ListResult)
@@ -125,7 +136,7 @@ func (v View) List(q *metadata.ListQuery) (*metadata.ListResult, error) {
 		if err := k.Version.Unmarshal(s.iter.Value()); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
-		res.Keys = append(res.Keys, k)
+		res.Keys = appendKeyVersion(res.Keys, k, limit)
 		res.Next = s.key
 		s.next()
 	}
@@ -160,7 +171,7 @@ func (v View) Versions(q *metadata.VersionsQuery) (*metadata.ListResult, error) 
 		if err := k.Version.Unmarshal(m.at.iter.Value()); err != nil {
 			return nil, errors.Join(err, m.close())
 		}
-		res.Keys = append(res.Keys, k)
+		res.Keys = appendKeyVersion(res.Keys, k, limit)
 		res.Next = key
 		m.next()
 	}
