@@ -82,17 +82,19 @@ func (s *Server) refuseHeaders(h http.Header) error {
 	return nil
 }
 
+// customerKeyPrefix begins the headers of SSE-C. net/http has brought all names
+// into this spelling.
+const customerKeyPrefix = "X-Amz-Server-Side-Encryption-Customer-"
+
 // checkEncryption takes AES256 where objects are encrypted, and refuses every
 // other encryption: to store such an object otherwise would be a lie.
 func (s *Server) checkEncryption(h http.Header) error {
 	for name := range h {
-		lower := strings.ToLower(name)
 		switch {
-		case strings.HasPrefix(lower, "x-amz-server-side-encryption-customer-"),
-			strings.HasPrefix(lower, "x-amz-copy-source-server-side-encryption-customer-"):
-			return notImplemented("Encryption with keys of the client (SSE-C) is not offered in this version.").With("Header", lower)
-		case lower == "x-amz-server-side-encryption-aws-kms-key-id", lower == "x-amz-server-side-encryption-context":
-			return notImplemented("Encryption with KMS keys (SSE-KMS) is not offered in this version.").With("Header", lower)
+		case strings.HasPrefix(name, customerKeyPrefix), strings.HasPrefix(name, "X-Amz-Copy-Source-Server-Side-Encryption-Customer-"):
+			return notImplemented("Encryption with keys of the client (SSE-C) is not offered in this version.").With("Header", strings.ToLower(name))
+		case name == "X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id", name == "X-Amz-Server-Side-Encryption-Context":
+			return notImplemented("Encryption with KMS keys (SSE-KMS) is not offered in this version.").With("Header", strings.ToLower(name))
 		}
 	}
 	switch v := h.Get(wire.HeaderSSE); {
@@ -116,7 +118,7 @@ func refuseReadEncryption(h http.Header) error {
 			With("ArgumentName", "x-amz-server-side-encryption").With("ArgumentValue", h.Get(wire.HeaderSSE))
 	}
 	for name := range h {
-		if strings.HasPrefix(strings.ToLower(name), "x-amz-server-side-encryption-customer-") {
+		if strings.HasPrefix(name, customerKeyPrefix) {
 			return wire.InvalidRequest.Say("The encryption parameters are not applicable to this object.")
 		}
 	}
@@ -134,7 +136,7 @@ func checkACL(h http.Header) error {
 		return wire.InvalidArgument.With("ArgumentName", "x-amz-acl").With("ArgumentValue", v)
 	}
 	for name := range h {
-		if strings.HasPrefix(strings.ToLower(name), "x-amz-grant-") {
+		if strings.HasPrefix(name, "X-Amz-Grant-") {
 			return wire.AccessControlListNotSupported
 		}
 	}

@@ -253,6 +253,17 @@ func TestSlowClients(t *testing.T) {
 		t.Errorf("a stalled body is visible: %d", a.StatusCode)
 	}
 
+	// Whoever announces a body and is refused need not send it, and cannot hold
+	// the connection by not sending it.
+	c, r = s.dial()
+	say(t, c, "PUT /b01/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+	if a := hear(t, r); a.code() != "AccessDenied" {
+		t.Errorf("refused: %d %s", a.StatusCode, a.body)
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("the connection is still open: %v", err)
+	}
+
 	// A reader that stops taking bytes frees the object.
 	s.must("PUT /b01/big\n\n" + strings.Repeat("x", 32<<20))
 	s.fake.closed = make(chan struct{}, 1)

@@ -120,6 +120,19 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// drainTime bounds how long net/http waits for what is left of a body that was
+// not read, which it does to keep the connection, before it sends the reply.
+const drainTime = 5 * time.Second
+
+// limitDrain sets that bound. Without it anybody could hold a connection by
+// announcing a body and not sending it.
+func (b *countedBody) limitDrain() {
+	if b.ended || b.r == nil || b.r == http.NoBody || b.idle <= 0 {
+		return
+	}
+	_ = b.w.control.SetReadDeadline(time.Now().Add(min(drainTime, b.idle/2)))
+}
+
 // sendXML sends a reply of 200 with the document that e has been given. Long
 // documents are on their way already.
 func (c *call) sendXML(e *wire.Encoder) error {

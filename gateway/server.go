@@ -275,6 +275,7 @@ func (s *Server) fail(c *call, err error) {
 	if c.wantsClose() || answer.Code == wire.RequestTimeout.Code {
 		h.Set("Connection", "close")
 	}
+	c.body.limitDrain()
 	// A client that is gone does not read its error.
 	_ = answer.WriteTo(c.w, c.r.Method == http.MethodHead, c.resource(), c.reqID, s.opts.HostID)
 }
@@ -308,6 +309,7 @@ func (s *Server) finish(c *call) {
 			_ = wire.InternalError.WriteTo(c.w, c.r.Method == http.MethodHead, c.resource(), c.reqID, s.opts.HostID)
 		}
 	}
+	c.body.limitDrain()
 	c.w.done()
 	took := s.opts.Now().Sub(c.start)
 	s.metrics.inFlight.Dec()

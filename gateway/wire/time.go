@@ -8,8 +8,34 @@ import (
 
 // AppendTime appends t as XML bodies carry it: UTC, milliseconds, such as
 // 2009-10-12T17:50:30.000Z.
+//
+// A list has a thousand of them, so the digits are set by hand: package time's
+// general formatter took almost half of the time of a LIST.
 func AppendTime(b []byte, t time.Time) []byte {
-	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	}
+	hour, minute, second := t.Clock()
+	b = append(b, "0000-00-00T00:00:00.000Z"...)
+	s := b[len(b)-24:]
+	digits(s[0:4], year)
+	digits(s[5:7], int(month))
+	digits(s[8:10], day)
+	digits(s[11:13], hour)
+	digits(s[14:16], minute)
+	digits(s[17:19], second)
+	digits(s[20:23], t.Nanosecond()/1_000_000)
+	return b
+}
+
+// digits fills s with n in decimal.
+func digits(s []byte, n int) {
+	for i := len(s) - 1; i >= 0; i-- {
+		s[i] = byte('0' + n%10)
+		n /= 10
+	}
 }
 
 // HTTPTime formats t as headers carry it, in seconds and GMT.

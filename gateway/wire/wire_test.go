@@ -598,6 +598,18 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+func FuzzAppendTime(f *testing.F) {
+	f.Add(int64(0), int64(0))
+	f.Add(int64(1770091506), int64(999_999_999))
+	f.Add(int64(253402300800), int64(5))
+	f.Fuzz(func(t *testing.T, seconds, nanos int64) {
+		at := time.Unix(seconds%1e12, nanos%1e9)
+		if got, want := string(wire.AppendTime(nil, at)), at.UTC().Format("2006-01-02T15:04:05.000Z"); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
 func BenchmarkListObjects(b *testing.B) {
 	e := &wire.Object{Key: "some/prefix/that/is/usual/object-000001.dat", LastModified: day, ETag: "d41d8cd98f00b204e9800998ecf8427e", Size: 123456, StorageClass: "STANDARD"}
 	for b.Loop() {
