@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -21,6 +23,23 @@ func benchSetup(b *testing.B, encryption bool) setup {
 	}
 	b.Cleanup(func() { os.RemoveAll(dir) })
 	return setup{fs: vfs.Default, dir: dir, options: func(o *Options) { o.Encryption = encryption }}
+}
+
+// reportCPU reports the CPU time of the process an operation, user and system:
+// on a shared machine it repeats where times of the wall do not.
+func reportCPU(b *testing.B) {
+	b.Helper()
+	used := func() time.Duration {
+		var r syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	begun := used()
+	b.Cleanup(func() {
+		b.ReportMetric(float64((used()-begun).Microseconds())/float64(b.N), "cpu-us/op")
+	})
 }
 
 var benchSizes = []int{4 << 10, 128 << 10, 1 << 20, 64 << 20}
@@ -55,7 +74,8 @@ func BenchmarkPutParallel(b *testing.B) {
 			data := payload(n, 1)
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
-			b.SetParallelism(16)
+			b.SetParallelism(8)
+			reportCPU(b)
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
 					if _, err := w.put(strconv.Itoa(i%64), data); err != nil {

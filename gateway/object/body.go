@@ -1,7 +1,6 @@
 package object
 
 import (
-	"crypto/md5"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -9,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/minio/crc64nvme"
+	md5simd "github.com/minio/md5-simd"
 
 	"github.com/ruche-storage/ruche/gateway/checksum"
 	"github.com/ruche-storage/ruche/metadata"
@@ -16,16 +16,9 @@ import (
 
 // hashPool keeps the hashes of bodies for another use.
 type hashPool struct {
+	lanes lanes
 	md5   sync.Pool
 	extra [8]sync.Pool // by algorithm
-}
-
-func (p *hashPool) getMD5() hash.Hash {
-	if h, ok := p.md5.Get().(hash.Hash); ok {
-		h.Reset()
-		return h
-	}
-	return md5.New()
 }
 
 func (p *hashPool) getExtra(a metadata.ChecksumAlgorithm) hash.Hash {
@@ -44,12 +37,18 @@ type hashedBody struct {
 	left  int64
 	pool  *hashPool
 	md5   hash.Hash
+	lane  md5simd.Hasher // what md5 is, if it is a lane
 	crc64 uint64
 	extra hash.Hash // nil for none and for CRC64NVME
 }
 
 func newHashedBody(pool *hashPool, body *Body) *hashedBody {
-	h := &hashedBody{body: body, left: body.Bytes, pool: pool, md5: pool.getMD5()}
+	h := &hashedBody{body: body, left: body.Bytes, pool: pool, lane: pool.lanes.get(body.Bytes)}
+	if h.lane != nil {
+		h.md5 = h.lane
+	} else {
+		h.md5 = pool.getMD5()
+	}
 	switch a := body.Checksum.Algorithm; a {
 	case metadata.ChecksumNone, metadata.ChecksumCRC64NVME:
 	default:
@@ -58,11 +57,11 @@ func newHashedBody(pool *hashPool, body *Body) *hashedBody {
 	return h
 }
 
-// close gives the hashes back.
+// close gives the hashes back. It is called once.
 func (h *hashedBody) close() {
-	if h.md5 != nil {
+	h.pool.lanes.release(h.body.Bytes, h.lane)
+	if h.lane == nil {
 		h.pool.md5.Put(h.md5)
-		h.md5 = nil
 	}
 	if h.extra != nil {
 		h.pool.extra[h.body.Checksum.Algorithm].Put(h.extra)

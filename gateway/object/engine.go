@@ -123,6 +123,7 @@ func (e *Engine) Close() error {
 	}
 	e.loops.Wait()
 	e.tasks.Wait()
+	e.hashes.lanes.close()
 	return nil
 }
 
