@@ -25,8 +25,8 @@ unit: ## unit, datadriven and contract tests with the race detector
 sim: ## simulated power cuts and crashes, without the race detector
 	go test -timeout 15m -run 'Sim|Crash|PowerCut|Fsync' ./node/... ./metadata/... ./gateway/object/...
 
-blackbox: build ## black-box S3 suite and Go SDK clients against a server of our own
-	RUCHE_BIN=$(BIN) go test -count=1 -timeout 15m ./conformance
+blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
+	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -38,10 +38,10 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 
 conformance: build ## every real client, over TLS and plain HTTP
 	./conformance/tools/install.sh
-	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -timeout 40m ./conformance/...
+	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -p 1 -timeout 40m ./conformance/...
 
-bench: build ## load generator; PEER=URL PEER_PID=N alternates with another server
-	go run ./bench $(BENCHFLAGS)
+bench: build ## load on a server of our own; BENCHFLAGS="--peer URL --peer-pid N ..." compares
+	go run ./bench --serve $(BIN) --commit $(VERSION) $(BENCHFLAGS)
 
 check: lint test conformance ## all of CI
 
