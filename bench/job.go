@@ -30,7 +30,6 @@ type done struct{ units, bytes, verified int64 }
 // worker is one client of a step.
 type worker struct {
 	conn *client.Conn
-	id   int
 	n    int // calls so far
 	rand *rand.Rand
 	next string // continuation token of LIST

@@ -120,7 +120,7 @@ func newWorkers(s *side, st step) ([]*worker, error) {
 		if err != nil {
 			return nil, err
 		}
-		workers[i] = &worker{conn: c, id: i, rand: rand.New(rand.NewPCG(uint64(i), 1))}
+		workers[i] = &worker{conn: c, rand: rand.New(rand.NewPCG(uint64(i), 1))}
 	}
 	return workers, nil
 }
