@@ -53,6 +53,7 @@ var answers = []struct {
 
 	{object.ErrFull, wire.InsufficientCapacity},
 	{metadata.ErrDriveFull, wire.InsufficientCapacity},
+	{metadata.ErrMetadataFull, wire.InsufficientCapacity},
 	{object.ErrBusy, wire.SlowDown},
 	{metadata.ErrOverloaded, wire.SlowDown},
 	{metadata.ErrStaleSettings, wire.SlowDown},
@@ -64,6 +65,10 @@ var answers = []struct {
 	{metadata.ErrUnknownOutcome, wire.ServiceUnavailable},
 	{metadata.ErrFenced, wire.ServiceUnavailable},
 	{metadata.ErrDriveAbsent, wire.ServiceUnavailable},
+
+	{object.ErrDamaged, wire.InternalError}, // never bytes that may be wrong
+	{metadata.ErrCorrupt, wire.InternalError},
+	{metadata.ErrShardNotFound, wire.InternalError},
 
 	{os.ErrDeadlineExceeded, wire.RequestTimeout},
 	{context.DeadlineExceeded, wire.ServiceUnavailable},

@@ -114,7 +114,7 @@ func (s *Server) describe(h http.Header, info *object.Info) {
 	s.setEncryption(h)
 	setVersion(h, info.VersionID, info.Null)
 	h.Set("Last-Modified", wire.HTTPTime(info.LastModified))
-	h.Set("Etag", wire.QuoteETag(info.ETag))
+	setETag(h, info.ETag)
 	h.Set("Accept-Ranges", "bytes")
 	if info.StorageClass != "" && info.StorageClass != standard {
 		h.Set(wire.HeaderStorageClass, info.StorageClass)
@@ -146,7 +146,7 @@ func (c *call) describeFailure(h http.Header, obj *object.Object, err error) err
 	case errors.Is(err, object.ErrNotModified):
 		setVersion(h, obj.VersionID, obj.Null)
 		h.Set("Last-Modified", wire.HTTPTime(obj.LastModified))
-		h.Set("Etag", wire.QuoteETag(obj.ETag))
+		setETag(h, obj.ETag)
 		if obj.Headers.CacheControl != "" {
 			h.Set("Cache-Control", obj.Headers.CacheControl)
 		}

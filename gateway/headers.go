@@ -256,6 +256,10 @@ func wireChecksum(sum metadata.Checksum) wire.Checksum {
 	return wire.Checksum{Algorithm: checksum.Name(sum.Algorithm), Type: checksum.TypeName(sum), Value: checksum.Format(sum)}
 }
 
+// setETag shows an ETag in the spelling of the header that S3 uses, for the sake
+// of clients that know no other.
+func setETag(h http.Header, etag string) { h["ETag"] = []string{wire.QuoteETag(etag)} }
+
 // setVersion shows a version id unless the bucket never had versions.
 func setVersion(h http.Header, id string, null bool) {
 	if id != "" && !null {

@@ -69,7 +69,7 @@ func (s *Server) uploadPart(c *call) error {
 		return err
 	}
 	h := c.w.Header()
-	h.Set("Etag", wire.QuoteETag(res.ETag))
+	setETag(h, res.ETag)
 	if v := checksum.Format(res.Checksum); v != "" {
 		h.Set(checksum.Header(res.Checksum.Algorithm), v)
 	}

@@ -30,7 +30,7 @@ func (s *Server) putObject(c *call) error {
 		return err
 	}
 	h := c.w.Header()
-	h.Set("Etag", wire.QuoteETag(res.ETag))
+	setETag(h, res.ETag)
 	setVersion(h, res.VersionID, res.Null)
 	setChecksum(h, res.Checksum)
 	s.setEncryption(h)

@@ -112,7 +112,7 @@ func find(r *http.Request, t *target, query url.Values) (*operation, error) {
 		return nil, wire.InvalidArgument.Say("This operation does not accept a partNumber without an uploadId").
 			With("ArgumentName", "partNumber").With("ArgumentValue", query.Get("partNumber"))
 	}
-	if method == http.MethodPut && at == objectLevel && r.Header.Get(wire.HeaderCopySource) != "" {
+	if method == http.MethodPut && at == objectLevel && copies(r, query) {
 		switch sub {
 		case "":
 			sub = "copy"
@@ -133,6 +133,23 @@ func find(r *http.Request, t *target, query url.Values) (*operation, error) {
 		return nil, wire.MethodNotAllowed.With("Method", method).With("ResourceType", resourceType(at, sub)).With("AllowedMethods", strings.Join(allowed, ","))
 	}
 	return nil, notImplemented("The operation is not offered by this store: " + sub)
+}
+
+// copies reports whether a PUT takes its bytes from another object. Presigners
+// may have moved the header into the query, and to miss it there would store an
+// empty object.
+func copies(r *http.Request, query url.Values) bool {
+	if r.Header.Get(wire.HeaderCopySource) != "" {
+		return true
+	}
+	if query.Has("X-Amz-Signature") {
+		for name := range query {
+			if strings.EqualFold(name, wire.HeaderCopySource) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func notImplemented(message string) *wire.Error { return wire.NotImplemented.Say(message) }
