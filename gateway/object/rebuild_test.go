@@ -311,10 +311,16 @@ type slowReader struct {
 	at     int
 	stopAt int
 	goOn   chan struct{}
+
+	reached chan struct{} // closed when data up to the place was read; may be nil
 }
 
 func (r *slowReader) Read(p []byte) (int, error) {
 	if r.at >= r.stopAt {
+		if r.reached != nil {
+			close(r.reached)
+			r.reached = nil
+		}
 		<-r.goOn
 	}
 	limit := len(r.data)
