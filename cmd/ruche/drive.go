@@ -2,16 +2,18 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ruche-storage/ruche/cmd/ruche/server"
 	"github.com/ruche-storage/ruche/gateway/admin"
 )
 
 func (a *app) driveCommand() *cobra.Command {
-	return group("drive", "List and replace drives", "  ruche drive list",
-		a.driveListCommand(), a.driveReplaceCommand())
+	return group("drive", "List, replace and check drives", "  ruche drive list",
+		a.driveListCommand(), a.driveReplaceCommand(), a.driveFsckCommand())
 }
 
 func (a *app) driveListCommand() *cobra.Command {
@@ -69,4 +71,34 @@ works is not replaced: unmount or empty it first.`,
 	c.Flags().BoolVar(&wait, "wait", false, "show the progress of the rebuild until its end")
 	c.Flags().StringVar(&lost, "drive", "", "id of the lost drive, if it was at another path")
 	return a.adminFlags(c)
+}
+
+func (a *app) driveFsckCommand() *cobra.Command {
+	var rebuild bool
+	c := &cobra.Command{
+		Use:   "fsck PATH",
+		Short: "Check a drive that no server uses",
+		Long: `Reads and verifies every record of the drive at PATH, and adds to its index what
+is missing there. It works offline: stop the server first. It deletes nothing;
+the exit code is 1 if bad records were found.`,
+		Example: `  ruche drive fsck /srv/d3
+  ruche drive fsck /srv/d3 --rebuild-index`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			report, err := server.Fsck(cmd.Context(), args[0], rebuild, a.now, log)
+			if err != nil {
+				return err
+			}
+			if err := a.show(report, report.String); err != nil {
+				return err
+			}
+			if report.Bad > 0 {
+				return fmt.Errorf("%d bad records on %s", report.Bad, args[0])
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&rebuild, "rebuild-index", false, "throw the index away and make it anew")
+	return c
 }

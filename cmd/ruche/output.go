@@ -101,6 +101,14 @@ func count(n int64) string {
 	return s
 }
 
+// things words a number of things.
+func things(n int64, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return count(n) + " " + one + "s"
+}
+
 // span words a duration by its two largest units.
 func span(s admin.Seconds) string {
 	d := time.Duration(s) * time.Second

@@ -113,7 +113,6 @@ and serves them by the S3 protocol.`,
   ruche status`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.PersistentFlags().StringVar(&a.output, "output", "table", "form of answers: table or json")
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "configuration file (default /etc/ruche/ruche.yaml if it exists) [RUCHE_CONFIG]")

@@ -97,7 +97,7 @@ func launch(t *testing.T, dir string, o options) *instance {
 	if o.now != nil {
 		a.now = o.now
 	}
-	args := append([]string{"serve", "--data", dir, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--ballast", "0", "--preallocate", "0"}, o.args...)
+	args := append([]string{"serve", "--data", dir, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--ballast", "0", "--reserve", "1MiB", "--preallocate", "0"}, o.args...)
 	go func() {
 		defer close(s.ended)
 		s.code = a.run(ctx, args)
@@ -212,7 +212,9 @@ func (s *instance) command(stdin string, args ...string) (code int, stdout, stde
 	s.t.Helper()
 	var out, errs bytes.Buffer
 	a := &app{surroundings: surroundings{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}, poll: time.Millisecond, now: time.Now, kdf: quickKDF}
-	code = a.run(s.t.Context(), append(args, "--data", s.dir))
+	ctx, cancel := context.WithTimeout(s.t.Context(), startPatience)
+	defer cancel()
+	code = a.run(ctx, append(args, "--data", s.dir))
 	return code, out.String(), errs.String()
 }
 

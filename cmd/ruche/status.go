@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,10 +47,10 @@ func (a *app) statusText(s *admin.Status) string {
 		}
 	}
 	u := s.Usage
-	fmt.Fprintf(&out, "\n%s objects in %s buckets: %s, stored as %s before parity\n",
-		count(u.Objects), count(u.Buckets), size(u.LogicalBytes), size(u.StoredBytes))
+	fmt.Fprintf(&out, "\n%s in %s: %s, stored as %s before parity\n",
+		things(u.Objects, "object"), things(u.Buckets, "bucket"), size(u.LogicalBytes), size(u.StoredBytes))
 	if u.Uploads > 0 {
-		fmt.Fprintf(&out, "%s uploads in progress hold %s\n", count(u.Uploads), size(u.UploadBytes))
+		fmt.Fprintf(&out, "%s in progress: %s\n", things(u.Uploads, "upload"), size(u.UploadBytes))
 	}
 	fmt.Fprintf(&out, "\n%s", a.drivesTable(s.Drives))
 	return out.String()
@@ -77,7 +78,14 @@ func (a *app) drivesTable(drives []admin.Drive) string {
 		rows = append(rows, []string{path, a.health(health, state), size(d.UsedBytes), size(d.FreeBytes), size(d.CapacityBytes),
 			count(d.Shards), count(d.Errors), d.ID, d.Reason})
 	}
-	return a.table([]string{"PATH", "STATE", "USED", "FREE", "CAPACITY", "SHARDS", "ERRORS", "ID", "REASON"}, rows, 2, 3, 4, 5, 6)
+	headers := []string{"PATH", "STATE", "USED", "FREE", "CAPACITY", "SHARDS", "ERRORS", "ID", "REASON"}
+	if !slices.ContainsFunc(drives, func(d admin.Drive) bool { return d.Reason != "" }) {
+		headers = headers[:len(headers)-1]
+		for i := range rows {
+			rows[i] = rows[i][:len(headers)]
+		}
+	}
+	return a.table(headers, rows, 2, 3, 4, 5, 6)
 }
 
 func (a *app) scrubCommand() *cobra.Command {
@@ -166,7 +174,28 @@ func (a *app) repairCommand() *cobra.Command {
 		},
 	}
 	status.Flags().BoolVar(&watch, "watch", false, "show the progress until nothing is left to repair")
-	return group("repair", "Show repairs", "  ruche repair status", a.adminFlags(status))
+	resume := &cobra.Command{
+		Use:   "resume-collection",
+		Short: "After a restore of the metadata, free again what is deleted",
+		Long: `When the metadata was found older than the drives, as after a restore from a
+backup, nothing is freed: shards that the metadata does not know may belong to
+objects that a newer copy of it has. This command says that no newer copy will
+come back. What no object refers to is then freed, after a day.`,
+		Example: "  ruche repair resume-collection",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			r, err := client.ResumeCollection(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(r, func() string { return "what is deleted is freed again\n" })
+		},
+	}
+	return group("repair", "Show repairs", "  ruche repair status", a.adminFlags(status), a.adminFlags(resume))
 }
 
 func (a *app) repairText(r *admin.Repair) string {
@@ -175,14 +204,18 @@ func (a *app) repairText(r *admin.Repair) string {
 	case r.QueuedChunks == 0 && len(r.Rebuilding) == 0:
 		fmt.Fprintln(&out, "nothing to repair")
 	default:
-		fmt.Fprintf(&out, "%s chunks wait for repair, %s repaired since the start", count(r.QueuedChunks), count(r.RepairedTotal))
+		fmt.Fprintf(&out, "%s waiting for repair, %s repaired since the start", things(r.QueuedChunks, "chunk"), count(r.RepairedTotal))
 		if r.ETA > 0 {
 			fmt.Fprintf(&out, "; all back in about %s", span(r.ETA))
 		}
 		fmt.Fprintln(&out)
 	}
 	for _, item := range r.Rebuilding {
-		fmt.Fprintf(&out, "rebuilding drive %s: %s of %s chunks\n", item.Drive, count(item.Done), count(item.Total))
+		so := ""
+		if !item.Counted {
+			so = " found so far"
+		}
+		fmt.Fprintf(&out, "rebuilding drive %s (%s): %s of %s%s\n", item.Path, item.Drive, count(item.Done), things(item.Total, "chunk"), so)
 	}
 	if len(r.Unrepairable) > 0 {
 		fmt.Fprintln(&out, "\ncannot be repaired from what is there:")

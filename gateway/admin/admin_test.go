@@ -35,6 +35,7 @@ func (f *fake) Status(context.Context) (*admin.Status, error) {
 func (f *fake) Repair(context.Context) (*admin.Repair, error) {
 	return &admin.Repair{QueuedChunks: 7}, f.note("repair")
 }
+func (f *fake) ResumeCollection(context.Context) error { return f.note("resume") }
 func (f *fake) Drives(context.Context) ([]admin.Drive, error) {
 	return []admin.Drive{{ID: "a", State: admin.DriveOK}}, f.note("drives")
 }
@@ -118,6 +119,8 @@ func TestEveryCallReachesItsPart(t *testing.T) {
 	add(status.Summary[0], err)
 	repair, err := c.Repair(ctx)
 	add(repair.QueuedChunks, err)
+	repair, err = c.ResumeCollection(ctx)
+	add(repair.QueuedChunks, err)
 	drives, err := c.Drives(ctx)
 	add(drives[0].ID, err)
 	replaced, err := c.ReplaceDrive(ctx, &admin.ReplaceRequest{Path: "/srv/d1", Drive: "x"})
@@ -142,11 +145,11 @@ func TestEveryCallReachesItsPart(t *testing.T) {
 	bucket, err := c.SetBucket(ctx, "logs", &admin.SetBucketRequest{Compression: &zstd})
 	add(bucket.Compression, err)
 
-	want := []any{"all is well", int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd"}
+	want := []any{"all is well", int64(7), int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s", diff)
 	}
-	wantAsked := []string{"status", "repair", "drives", "replace /srv/d1 x", "scrub", "start scrub", "scrub", "keys", "create d", "delete a/b c",
+	wantAsked := []string{"status", "repair", "resume", "repair", "drives", "replace /srv/d1 x", "scrub", "start scrub", "scrub", "keys", "create d", "delete a/b c",
 		"keyring", "backup", "verify code", "keyring", "buckets", "set logs"}
 	if diff := cmp.Diff(wantAsked, f.asked); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)

@@ -53,6 +53,11 @@ func (c *Client) Repair(ctx context.Context) (*Repair, error) {
 	return ask[Repair](ctx, c, http.MethodGet, "/repair", nil)
 }
 
+// ResumeCollection confirms, after a restore, that garbage may be freed.
+func (c *Client) ResumeCollection(ctx context.Context) (*Repair, error) {
+	return ask[Repair](ctx, c, http.MethodPost, "/collection/resume", nil)
+}
+
 // Drives lists the drives.
 func (c *Client) Drives(ctx context.Context) ([]Drive, error) {
 	list, err := ask[DriveList](ctx, c, http.MethodGet, "/drives", nil)

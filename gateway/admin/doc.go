@@ -7,6 +7,7 @@
 //	GET    /admin/v1/scrub               Scrub
 //	POST   /admin/v1/scrub               -> Scrub
 //	GET    /admin/v1/repair              Repair
+//	POST   /admin/v1/collection/resume   -> Repair
 //	GET    /admin/v1/keys                KeyList
 //	POST   /admin/v1/keys                CreateKeyRequest -> Key, with its secret
 //	DELETE /admin/v1/keys/{id}

@@ -109,6 +109,10 @@ func warnings(s *Status, c Circumstances) (out []Warning) {
 	if !s.Encryption {
 		out = append(out, Warning{"encryption-off", "What is stored is not encrypted.", "copy the buckets to a store that was started with encryption on"})
 	}
+	if s.Repair.CollectionOff {
+		out = append(out, Warning{"collection-off", "The metadata was found older than the drives, as after a restore from a backup: nothing that is deleted is freed.",
+			"when you are sure that no newer copy of the metadata will come back, run \"ruche repair resume-collection\""})
+	}
 	for _, d := range s.Drives {
 		switch d.State {
 		case DriveAbsent:

@@ -24,6 +24,8 @@ const maxBodyBytes = 64 << 10
 type Cluster interface {
 	Status(ctx context.Context) (*Status, error)
 	Repair(ctx context.Context) (*Repair, error)
+	// ResumeCollection confirms, after a restore, that garbage may be freed.
+	ResumeCollection(ctx context.Context) error
 }
 
 // Drives lists and replaces drives.
@@ -133,6 +135,12 @@ func (s *Server) calls() map[string]call {
 	return map[string]call{
 		"GET /admin/v1/status": func(r *http.Request, _ []byte) (any, error) { return s.o.Cluster.Status(r.Context()) },
 		"GET /admin/v1/repair": func(r *http.Request, _ []byte) (any, error) { return s.o.Cluster.Repair(r.Context()) },
+		"POST /admin/v1/collection/resume": func(r *http.Request, _ []byte) (any, error) {
+			if err := s.o.Cluster.ResumeCollection(r.Context()); err != nil {
+				return nil, err
+			}
+			return s.o.Cluster.Repair(r.Context())
+		},
 		"GET /admin/v1/drives": func(r *http.Request, _ []byte) (any, error) {
 			drives, err := s.o.Drives.Drives(r.Context())
 			return &DriveList{drives}, err

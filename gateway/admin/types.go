@@ -90,7 +90,7 @@ const (
 	DriveFenced     DriveState = "fenced" // failed a write; serves nothing
 	DriveAbsent     DriveState = "absent" // not mounted, or not the drive that belongs there
 	DriveRebuilding DriveState = "rebuilding"
-	DriveRetired    DriveState = "retired"
+	DriveDraining   DriveState = "draining" // replaced, read until everything was rebuilt
 )
 
 // Drive is one drive.
@@ -144,7 +144,7 @@ type DriveScrub struct {
 
 // Repair is what is being fixed.
 type Repair struct {
-	QueuedChunks  int64         `json:"queued_chunks"`
+	QueuedChunks  int64         `json:"queued_chunks"`  // those being repaired included
 	RepairedTotal int64         `json:"repaired_total"` // since the start
 	DoneShards    int64         `json:"done_shards"`    // of the rebuild in progress
 	TotalShards   int64         `json:"total_shards"`
@@ -153,13 +153,19 @@ type Repair struct {
 	Unrepairable  []BadChunk    `json:"unrepairable,omitempty"`
 	More          bool          `json:"more,omitempty"` // Unrepairable was cut
 	Rebuilding    []RebuildItem `json:"rebuilding,omitempty"`
+	LastErrors    []string      `json:"last_errors,omitempty"` // the newest last
+	// CollectionOff says that nothing that was deleted is freed: the metadata
+	// was found older than the drives.
+	CollectionOff bool `json:"collection_off,omitempty"`
 }
 
 // RebuildItem is the rebuild of one drive.
 type RebuildItem struct {
-	Drive string `json:"drive"`
-	Done  int64  `json:"done"` // chunks
-	Total int64  `json:"total"`
+	Drive   string `json:"drive"`
+	Path    string `json:"path,omitempty"`
+	Done    int64  `json:"done"`    // chunks
+	Total   int64  `json:"total"`   // chunks found so far
+	Counted bool   `json:"counted"` // Total is final
 }
 
 // BadChunk is a chunk that cannot be repaired from what is there.

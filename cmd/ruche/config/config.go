@@ -54,6 +54,7 @@ type Config struct {
 	StripeBudget Size          `koanf:"stripe-budget"`
 	InlineBytes  Size          `koanf:"inline-bytes"`
 	Ballast      Size          `koanf:"ballast"`
+	Reserve      Size          `koanf:"reserve"`
 	Preallocate  Size          `koanf:"preallocate"`
 	ScrubRate    Size          `koanf:"scrub-rate"`
 	TrashGrace   time.Duration `koanf:"trash-grace"`
@@ -115,6 +116,7 @@ func Options() []Option {
 		{Key: "stripe-budget", Default: "192MiB", Help: "memory for bodies in flight; beyond it clients get 503 SlowDown"},
 		{Key: "inline-bytes", Default: "16KiB", Help: "bodies up to this length are kept in the metadata; at most 128KiB"},
 		{Key: "ballast", Default: "auto", Help: "space held back on each device; auto: 1 %, at most 8GiB"},
+		{Key: "reserve", Default: "auto", Help: "free space below which a drive takes no more shards; auto: 1 %, 16MiB to 4GiB"},
 		{Key: "preallocate", Default: "64MiB", Help: "step in which segments are preallocated; 0: not at all"},
 		{Key: "scrub-rate", Default: "20MiB", Help: "bytes a second that the scrubber reads from each drive; 0: no background scrub"},
 		{Key: "trash-grace", Default: "1h", Help: "how long deleted bytes stay before they are freed"},

@@ -142,6 +142,9 @@ func (c *Config) validateSizes() []error {
 	if c.Ballast != Auto {
 		in("ballast", c.Ballast, 0, 1<<40)
 	}
+	if c.Reserve != Auto {
+		in("reserve", c.Reserve, 1<<20, 1<<40)
+	}
 	in("preallocate", c.Preallocate, 0, 1<<30)
 	in("scrub-rate", c.ScrubRate, 0, 1<<40)
 	if c.TrashGrace < 0 {

@@ -135,12 +135,21 @@ func (c *control) Drives(ctx context.Context) ([]admin.Drive, error) {
 	for _, s := range p.node.Status() {
 		status[s.ID] = s
 	}
+	rebuilt := make(map[topology.DriveID]float64)
+	for _, r := range p.eng.RebuildState().Drives {
+		if r.Counted && r.Chunks > 0 {
+			rebuilt[r.Drive] = 100 * float64(r.ChunksDone) / float64(r.Chunks)
+		}
+	}
 	var out []admin.Drive
 	for _, d := range table.Drives {
 		if d.State == topology.DriveRetired {
 			continue
 		}
 		s, open := status[d.ID]
+		if !open && d.State == topology.DriveDraining {
+			continue // another drive has its place
+		}
 		if !open {
 			path := p.lastPath(d.ID)
 			out = append(out, admin.Drive{ID: d.ID.String(), Path: path, State: admin.DriveAbsent, Reason: p.whyAway(path), CapacityBytes: d.CapacityBytes})
@@ -148,7 +157,10 @@ func (c *control) Drives(ctx context.Context) ([]admin.Drive, error) {
 		}
 		one := describe(s)
 		if n := moving[d.ID]; n > 0 && one.State == admin.DriveOK {
-			one.State = admin.DriveRebuilding
+			one.State, one.RebuildPercent = admin.DriveRebuilding, rebuilt[d.ID]
+		}
+		if d.State == topology.DriveDraining {
+			one.State = admin.DriveDraining
 		}
 		out = append(out, one)
 	}
@@ -221,8 +233,34 @@ func movers(pg *metadata.PG) (out []topology.DriveID) {
 
 // Repair implements admin.Cluster.
 func (c *control) Repair(context.Context) (*admin.Repair, error) {
-	s := c.p.eng.State()
-	return &admin.Repair{QueuedChunks: int64(s.DamageDepth)}, nil
+	repair, rebuild := c.p.eng.RepairState(), c.p.eng.RebuildState()
+	out := &admin.Repair{
+		QueuedChunks: int64(repair.Queued + repair.Running), RepairedTotal: int64(repair.Chunks),
+		BytesPerSec: repair.BytesPerSecond + rebuild.BytesPerSecond, More: repair.More,
+		ETA: admin.Seconds(repair.ETA / time.Second), CollectionOff: c.p.eng.CollectState().Off,
+		LastErrors: append(repair.LastErrors, rebuild.LastErrors...),
+	}
+	for _, d := range rebuild.Drives {
+		out.Rebuilding = append(out.Rebuilding, admin.RebuildItem{Drive: d.Drive.String(), Path: c.p.lastPath(d.Drive), Done: d.ChunksDone, Total: d.Chunks, Counted: d.Counted})
+		out.DoneShards += d.ChunksDone
+		out.TotalShards += d.Chunks
+		out.ETA = max(out.ETA, admin.Seconds(d.ETA/time.Second))
+	}
+	for _, u := range repair.Unrepairable {
+		out.Unrepairable = append(out.Unrepairable, admin.BadChunk{Bucket: u.Name, Key: u.Key, Chunk: u.Chunk.String(), Reason: u.Reason})
+	}
+	return out, nil
+}
+
+// ResumeCollection implements admin.Cluster.
+func (c *control) ResumeCollection(ctx context.Context) error {
+	i, err := c.p.meta.Incarnation(ctx)
+	if err != nil {
+		return err
+	}
+	i.Collection = true
+	_, err = commitRoot(ctx, c.p.meta, c.p.eng, &metadata.Command{Kind: metadata.KindPutIncarnation, Incarnation: &i})
+	return err
 }
 
 // StartScrub implements admin.Scrubs.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +45,7 @@ func (p *process) open(ctx context.Context) error {
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
 		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.checkKeyring, p.openDrives,
-		p.openCredentials, p.openTables, p.openEngine, p.openFront, p.settle,
+		p.openCredentials, p.openTables, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.settle,
 	}
 }
 
@@ -254,10 +255,13 @@ func (p *process) formatAll(paths []string) error {
 func (p *process) nodeOptions() node.Options {
 	o := node.Options{
 		Clock: clock{p.Now}, Log: p.Log.With("part", "node"), Cluster: node.ClusterID(p.id.Cluster),
-		PreallocateBytes: orNone(int64(p.c.Preallocate)), ScrubBytesPerSecond: int64(p.c.ScrubRate),
+		PreallocateBytes: orNone(int64(p.c.Preallocate)), ScrubBytesPerSecond: int64(p.c.ScrubRate), OnBadShard: p.badShard,
 	}
 	if p.c.ScrubRate == 0 {
 		o.ScrubInterval = -1 // on demand, at the default rate
+	}
+	if p.c.Reserve > 0 {
+		o.ReserveBytes = int64(p.c.Reserve)
 	}
 	if p.c.Ballast >= 0 {
 		o.BallastBytes = orNone(int64(p.c.Ballast))
@@ -273,6 +277,10 @@ func orNone(n int64) int64 {
 	}
 	return n
 }
+
+// orNoneTime is orNone for durations: an hour is the default of what zero
+// stands for, a nanosecond is none.
+func orNoneTime(d time.Duration) time.Duration { return max(d, 1) }
 
 func (p *process) openCredentials(context.Context) (err error) {
 	p.root, p.first.rootGenerated, err = rootCredentials(p.c, p.dir, p.first.is)
@@ -296,7 +304,7 @@ func (p *process) openTables(ctx context.Context) error {
 			return &StartError{MetadataLost, "the metadata in " + p.dir + " is empty while drives hold data",
 				"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
 		}
-		return p.resumeReplacements(ctx)
+		return nil
 	}
 	if len(drives.Drives) == 0 {
 		drives = p.newDriveTable()
@@ -316,6 +324,43 @@ func (p *process) openTables(ctx context.Context) error {
 		}
 	}
 	return p.putPGs(ctx, pgs)
+}
+
+// noticeRestore finds out whether the metadata is older than the drives: a
+// drive has seen an epoch that no group knows, though every group learns of an
+// epoch before any drive does. Then shards that the metadata does not know may
+// belong to objects that a newer copy of it has, so nothing is freed until the
+// operator says so.
+func (p *process) noticeRestore(ctx context.Context) error {
+	known, seen := uint64(0), p.highestEpoch()
+	for group := range uint32(metadata.DataGroups + 1) {
+		f, err := p.meta.Fence(ctx, group)
+		if err != nil {
+			return fmt.Errorf("fence of group %d: %w", group, err)
+		}
+		known = max(known, f.Floor, f.Highest)
+	}
+	if seen <= known {
+		return nil
+	}
+	i, err := p.meta.Incarnation(ctx)
+	if err != nil {
+		return fmt.Errorf("incarnation: %w", err)
+	}
+	p.Log.Error("the metadata is older than what the drives hold; nothing is freed until \"ruche repair resume-collection\"", "known_epoch", known, "seen_epoch", seen)
+	cmd := &metadata.Command{Kind: metadata.KindPutIncarnation, Incarnation: &metadata.Incarnation{Number: i.Number + 1}}
+	if _, err := commit(ctx, p.meta, cmd); err != nil {
+		return fmt.Errorf("switch collection off: %w", err)
+	}
+	return nil
+}
+
+// highestEpoch is the highest epoch that any open drive has seen.
+func (p *process) highestEpoch() (highest uint64) {
+	for _, d := range p.node.Drives() {
+		highest = max(highest, d.Superblock().HighestEpoch)
+	}
+	return highest
 }
 
 // newDriveTable lists the open drives.
@@ -354,19 +399,17 @@ func (p *process) putPGs(ctx context.Context, t *metadata.PGTable) error {
 }
 
 func (p *process) openEngine(ctx context.Context) error {
-	highest := uint64(0)
-	for _, d := range p.node.Drives() {
-		highest = max(highest, d.Superblock().HighestEpoch)
-	}
 	loss := object.DriveLossRefuse
 	if p.c.OnDriveLoss == "degrade" {
 		loss = object.DriveLossDegrade
 	}
 	eng, err := object.New(object.Options{
 		Metadata: p.meta, Shards: shards{p.node}, Drives: conditions{p.node}, Keys: p.ring,
-		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: highest,
+		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: p.highestEpoch(),
 		InlineBytes: int(orNone(int64(p.c.InlineBytes))), StripeBudgetBytes: int64(p.c.StripeBudget), ReadBudgetBytes: int64(p.c.StripeBudget),
-		OnDriveLoss: loss, TrashGrace: p.c.TrashGrace, Now: p.Now, Logger: p.Log.With("part", "engine"),
+		OnDriveLoss: loss, TrashGrace: orNoneTime(p.c.TrashGrace), Background: &object.BackgroundOptions{
+			Stored: func() (int64, int64) { return stored(p.node) }, Pressure: func() bool { return pressed(p.node) },
+		}, Now: p.Now, Logger: p.Log.With("part", "engine"),
 	})
 	if err != nil {
 		return err
@@ -376,7 +419,15 @@ func (p *process) openEngine(ctx context.Context) error {
 	}
 	p.eng = eng
 	p.onClose("engine", eng.Close)
+	p.bad.Store(eng)
 	return nil
+}
+
+// badShard hands what a scrub found to the repair queue, once there is one.
+func (p *process) badShard(b node.BadShard) {
+	if eng := p.bad.Load(); eng != nil {
+		eng.ReportBadShard(object.BadShard{Drive: b.Drive, Record: b.Shard.Record, Err: b.Err})
+	}
 }
 
 // openFront makes what answers requests: access keys, the S3 gateway and the
@@ -384,7 +435,7 @@ func (p *process) openEngine(ctx context.Context) error {
 func (p *process) openFront(ctx context.Context) error {
 	account, err := p.eng.EnsureAccount(ctx, "root", canonicalID())
 	if err != nil {
-		return fmt.Errorf("account: %w", err)
+		return p.accountError(err)
 	}
 	accountKeys, err := p.eng.AccountKeys(ctx, account)
 	if err != nil {
@@ -416,6 +467,18 @@ func (p *process) openFront(ctx context.Context) error {
 	p.onClose("gateway", p.s3.Close)
 	p.ctl.metrics, err = admin.MetricsHandler(p.ctl.gather, p.s3.Metrics())
 	return err
+}
+
+// accountError words why the account of a new store was not made. On drives
+// that were full from the beginning that is the first write that fails.
+func (p *process) accountError(err error) error {
+	for _, s := range p.node.Status() {
+		if s.State == node.StateFull {
+			return &StartError{DiskFull, "drive " + s.Path + " has no space for shards",
+				"free space on its file system, choose another one, or lower --reserve", err}
+		}
+	}
+	return fmt.Errorf("account: %w", err)
 }
 
 // settle ends the first start and makes the default buckets.

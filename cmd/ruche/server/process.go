@@ -66,6 +66,8 @@ type process struct {
 	s3        *gateway.Server
 	ctl       *control
 	first     firstStart
+	// bad takes what scrubs find, once the engine runs: drives scrub before.
+	bad atomic.Pointer[object.Engine]
 
 	started time.Time
 	// stopping is set when the process begins to end.

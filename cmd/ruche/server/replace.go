@@ -11,8 +11,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
-	"github.com/ruche-storage/ruche/metadata"
-	"github.com/ruche-storage/ruche/metadata/placement"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
@@ -22,10 +20,9 @@ import (
 //  1. cluster.json notes path and lost drive
 //  2. the directory is formatted and opened
 //  3. the keyring gets a key of the new drive
-//  4. the drive table gets the new drive, and the lost one is retired there
-//  5. the placement groups get a generation with the new drive, which is
-//     moving until everything was rebuilt
-//  6. cluster.json forgets about it
+//  4. the engine puts the new drive into its tables, where the lost one is
+//     draining until everything was rebuilt, and retired then
+//  5. cluster.json forgets about it
 //
 // A start carries on what was noted and not forgotten.
 
@@ -144,16 +141,8 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 	if err := p.ring.admit(keyringDrives(p.node)); err != nil {
 		return err
 	}
-	if err := p.putReplaced(ctx, r.Old, open); err != nil {
-		return err
-	}
-	if p.eng != nil {
-		if err := p.eng.ReloadTopology(ctx); err != nil {
-			return err
-		}
-	}
-	if err := p.ring.retire(r.Old, keyringDrives(p.node)); err != nil {
-		return err
+	if err := p.eng.ReplaceDrive(ctx, r.Old, p.tableRow(open.Status())); err != nil {
+		return fmt.Errorf("place drive: %w", err)
 	}
 	p.Log.Info("drive replaced", "path", r.Path, "lost", r.Old.String(), "drive", open.ID().String())
 	return p.note(func(id *identity) {
@@ -162,38 +151,10 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 	})
 }
 
-// putReplaced puts the new drive into the tables, in the place of the old one.
-func (p *process) putReplaced(ctx context.Context, old topology.DriveID, d *node.Drive) error {
-	drives, err := p.meta.Drives(ctx)
-	if err != nil {
-		return err
-	}
-	next := &metadata.DriveTable{Version: drives.Version + 1}
-	for _, t := range drives.Drives {
-		if t.ID == old {
-			t.State = topology.DriveRetired
-		}
-		if t.ID != d.ID() {
-			next.Drives = append(next.Drives, t)
-		}
-	}
-	next.Drives = append(next.Drives, p.tableRow(d.Status()))
-	slices.SortFunc(next.Drives, func(a, b topology.Drive) int { return slices.Compare(a.ID[:], b.ID[:]) })
-	if _, err := commit(ctx, p.meta, &metadata.Command{Kind: metadata.KindPutDrives, Drives: next}); err != nil {
-		return fmt.Errorf("store drive table: %w", err)
-	}
-	pgs, err := p.meta.PGs(ctx)
-	if err != nil {
-		return err
-	}
-	changed, _, err := placement.Replace(pgs, old, d.ID())
-	if err != nil {
-		return fmt.Errorf("place drive: %w", err)
-	}
-	return p.putPGs(ctx, changed)
-}
-
-// resumeReplacements carries on replacements that were cut off.
+// resumeReplacements carries on replacements that were cut off, and takes the
+// keys of drives that were retired out of the keyring. What fails here keeps
+// nobody from reading and writing: it is logged and tried again at the next
+// start.
 func (p *process) resumeReplacements(ctx context.Context) error {
 	for _, r := range slices.Clone(p.id.Replacing) {
 		i := slices.IndexFunc(p.node.Drives(), func(d *node.Drive) bool { return d.Path() == r.Path })
@@ -216,6 +177,18 @@ func (p *process) resumeReplacements(ctx context.Context) error {
 		}
 		if err := p.replace(ctx, r, open); err != nil {
 			p.Log.Error("replacement of drive cannot go on", "path", r.Path, "err", err)
+		}
+	}
+	table, err := p.meta.Drives(ctx)
+	if err != nil {
+		return fmt.Errorf("drive table: %w", err)
+	}
+	for _, d := range table.Drives {
+		if d.State != topology.DriveRetired {
+			continue
+		}
+		if err := p.ring.retire(d.ID, keyringDrives(p.node)); err != nil {
+			p.Log.Error("key of a retired drive stays in the keyring", "drive", d.ID.String(), "err", err)
 		}
 	}
 	return nil

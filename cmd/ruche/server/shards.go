@@ -26,6 +26,36 @@ func (s shards) Create(ctx context.Context, drive topology.DriveID, rec *metadat
 	return w, nil
 }
 
+// Suspect has a drive look up anew what it holds of a placement group, or of
+// all for a nil pg. The engine asks for it where it is offered.
+func (s shards) Suspect(ctx context.Context, drive topology.DriveID, pg *uint32) error {
+	d, err := s.Drive(drive)
+	if err != nil {
+		return err
+	}
+	return d.Suspect(ctx, pg)
+}
+
+// stored is what all drives hold.
+func stored(n *node.Node) (bytes, count int64) {
+	for _, s := range n.Status() {
+		bytes += s.UsedBytes
+		count += s.Shards
+	}
+	return bytes, count
+}
+
+// pressed reports whether a drive is so full that what is deleted should be
+// freed at once: less than a tenth is free.
+func pressed(n *node.Node) bool {
+	for _, s := range n.Status() {
+		if s.State == node.StateFull || (s.CapacityBytes > 0 && s.FreeBytes < s.CapacityBytes/10) {
+			return true
+		}
+	}
+	return false
+}
+
 // canonicalID makes the canonical user id of an account: 64 hexadecimal
 // digits.
 func canonicalID() string {

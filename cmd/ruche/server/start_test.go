@@ -29,7 +29,7 @@ var quickKDF = keyring.KDF{Time: 1, MemoryKiB: 64, Threads: 1}
 func settings(t *testing.T, dir string, change func(*config.Config)) *config.Config {
 	t.Helper()
 	c, err := config.Load(config.Source{File: emptyFile(t), Environ: []string{
-		"RUCHE_DATA=" + dir, "RUCHE_LISTEN=127.0.0.1:0", "RUCHE_ADMIN_LISTEN=127.0.0.1:0", "RUCHE_BALLAST=0", "RUCHE_PREALLOCATE=0", "RUCHE_MEMORY_LIMIT=0",
+		"RUCHE_DATA=" + dir, "RUCHE_LISTEN=127.0.0.1:0", "RUCHE_ADMIN_LISTEN=127.0.0.1:0", "RUCHE_BALLAST=0", "RUCHE_PREALLOCATE=0", "RUCHE_RESERVE=1MiB", "RUCHE_MEMORY_LIMIT=0",
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -381,6 +381,15 @@ func TestDirectoriesThatCannotBeUsed(t *testing.T) {
 		_, err = attempt(t, settings(t, filepath.Join(locked, "data"), nil), nil)
 		wantReason(t, err, NotWritable, locked)
 	}
+}
+
+func TestFullDrives(t *testing.T) {
+	t.Parallel()
+	c := settings(t, t.TempDir(), func(c *config.Config) { c.Reserve = 1 << 40 })
+	_, err := attempt(t, c, nil)
+	wantReason(t, err, DiskFull, "--reserve")
+	c.Reserve = 1 << 20
+	succeed(t, c)
 }
 
 func TestFileErrorsHaveRemedies(t *testing.T) {
