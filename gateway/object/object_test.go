@@ -89,6 +89,44 @@ func TestSeveralChunks(t *testing.T) {
 	}
 }
 
+// TestMixedSchemes writes chunks of one part into groups of different schemes,
+// as they are while a cluster grows.
+func TestMixedSchemes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("65 MiB")
+	}
+	t.Parallel()
+	w := newWorld(t, setup{groups: 2})
+	table, err := w.meta.PGs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Version++
+	narrow := &table.Groups[0]
+	narrow.Scheme = metadata.NewScheme(2, 1)
+	narrow.Generations[0].Members = narrow.Generations[0].Members[:3]
+	cmd := &metadata.Command{Kind: metadata.KindPushPGs, Version: 1, Request: metadata.RequestID{78}, PGs: table}
+	if _, err := w.meta.Metadata.Commit(t.Context(), cmd); err != nil {
+		t.Fatal(err)
+	}
+	check(t, w.ReloadTopology(t.Context()))
+	body := payload(metadata.ChunkSegments*65520+100_000, 1)
+	groups := make(map[uint32]bool)
+	for try := 0; try < 16 && !groups[0<<1|1]; try++ { // until the wider one came second
+		w.mustPut("object", body)
+		w.expect("object", body)
+		b, err := w.bucket(t.Context(), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := w.meta.Open(t.Context(), b.ref(), "object", "")
+		if err != nil || len(o.Chunks) != 2 {
+			t.Fatal(len(o.Chunks), err)
+		}
+		groups[o.Chunks[0].PG<<1|o.Chunks[1].PG] = true
+	}
+}
+
 // TestRanges compares ranges with the bytes they should be.
 func TestRanges(t *testing.T) {
 	t.Parallel()

@@ -36,14 +36,18 @@ type sealedReader struct {
 	current  *fetch // being yielded
 	ahead    *fetch // started
 	rest     []byte // of a segment, for Read
+	err      error  // the first: nothing is read behind what is missing
 }
 
 // segment returns the next segment, which is the caller's until the next call.
 // It returns io.EOF behind the last.
 func (r *sealedReader) segment() ([]byte, error) {
 	for r.current == nil || len(r.current.out) == 0 {
-		if err := r.advance(); err != nil {
-			return nil, err
+		if r.err == nil {
+			r.err = r.advance()
+		}
+		if r.err != nil {
+			return nil, r.err
 		}
 	}
 	s := r.current.out[0]
@@ -226,7 +230,7 @@ func (r *sealedReader) Close() error {
 			f.close()
 		}
 	}
-	r.current, r.ahead, r.rest, r.off = nil, nil, nil, r.end
+	r.current, r.ahead, r.rest, r.off, r.err = nil, nil, nil, r.end, nil
 	return nil
 }
 

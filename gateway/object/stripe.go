@@ -202,15 +202,8 @@ func (w *partWriter) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.depot == nil {
-		extra := int64(0)
-		if w.sealed < 0 {
-			extra = seal.CompressionBytes
-		}
-		w.depot = newDepot(w.e, stripeBytes(pg.Scheme, w.sealed), extra)
-		if err := w.depot.open(ctx); err != nil {
-			return err
-		}
+	if err := w.provide(ctx, stripeBytes(pg.Scheme, w.sealed)); err != nil {
+		return err
 	}
 	size := int64(-1)
 	if w.sealed >= 0 {
@@ -221,6 +214,22 @@ func (w *partWriter) begin(ctx context.Context) error {
 		w.done = append(w.done, w.chunk)
 	}
 	return err
+}
+
+// provide sees that there are stripes of at least so many bytes.
+func (w *partWriter) provide(ctx context.Context, size int) error {
+	if w.depot != nil {
+		if size <= w.depot.size {
+			return nil
+		}
+		w.depot.close() // this chunk's scheme is wider than the last one's
+	}
+	extra := int64(0)
+	if w.sealed < 0 {
+		extra = seal.CompressionBytes
+	}
+	w.depot = newDepot(w.e, size, extra)
+	return w.depot.open(ctx)
 }
 
 // end closes the shards of the chunk, which goes on while the next one is
