@@ -75,14 +75,15 @@ type activeSegment struct {
 }
 
 // append hands a record to the appender and waits until it is durable and has
-// its row. If the drive is fenced meanwhile, it is unknown what became of it.
+// its row. If the drive is fenced or the context ends meanwhile, it is unknown
+// what became of it: at worst it is a pending row that nothing refers to.
 func (d *Drive) append(ctx context.Context, req *appendRequest) appendResult {
 	req.done = make(chan appendResult, 1)
 	var err error
 	select {
 	case d.queue <- req:
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = ended(ctx)
 	case <-d.fenced:
 		err = d.fencedError()
 	case <-d.closing:
@@ -97,6 +98,8 @@ func (d *Drive) append(ctx context.Context, req *appendRequest) appendResult {
 		return res
 	case <-d.fenced:
 		return appendResult{err: d.fencedError()}
+	case <-ctx.Done():
+		return appendResult{err: ended(ctx)}
 	case <-d.appenderDone:
 	}
 	select { // both may have happened at once
@@ -333,13 +336,21 @@ func (d *Drive) indexRun(run []*appendRequest) ([]appendResult, error) {
 	a := d.active
 	results := make([]appendResult, len(run))
 	var unwanted int64
-	err := d.index.apply(func(b *pebble.Batch, t *totals) error {
-		it, err := b.NewIter(nil)
+	apply := d.index.applyBlind
+	if hasTwins(run) {
+		apply = d.index.apply // they have to see each other's pending marks
+	}
+	err := apply(func(b *pebble.Batch, t *totals) error {
+		var r pebble.Reader = d.index.db
+		if b.Indexed() {
+			r = b
+		}
+		it, err := r.NewIter(nil)
 		if err != nil {
 			return err
 		}
 		for i, req := range run {
-			if results[i], err = d.indexOne(b, t, it, req); err != nil {
+			if results[i], err = d.indexOne(r, b, t, it, req); err != nil {
 				return errors.Join(err, it.Close())
 			}
 			if results[i].err != nil {
@@ -367,12 +378,25 @@ func (d *Drive) indexRun(run []*appendRequest) ([]appendResult, error) {
 // errMoved says that a record that was being moved has been freed.
 var errMoved = errors.New("node: freed while it was moved")
 
-// indexOne puts the row of one record into the batch.
-func (d *Drive) indexOne(b *pebble.Batch, t *totals, it *pebble.Iterator, req *appendRequest) (appendResult, error) {
+// hasTwins reports whether two records of a run are of one shard.
+func hasTwins(run []*appendRequest) bool {
+	if len(run) < 2 {
+		return false
+	}
+	seen := make(map[metadata.ShardID]struct{}, len(run))
+	for _, req := range run {
+		seen[req.entry.Record.Shard] = struct{}{}
+	}
+	return len(seen) < len(run)
+}
+
+// indexOne puts the row of one record into the batch. What is there already is
+// read from r.
+func (d *Drive) indexOne(r pebble.Reader, b *pebble.Batch, t *totals, it *pebble.Iterator, req *appendRequest) (appendResult, error) {
 	res := appendResult{row: d.rowOf(req)}
-	r := &res.row
+	n := &res.row
 	if req.moved != nil {
-		found, err := hasKey(b, req.moved.key())
+		found, err := hasKey(r, req.moved.key())
 		if err != nil {
 			return res, err
 		}
@@ -386,15 +410,22 @@ func (d *Drive) indexOne(b *pebble.Batch, t *totals, it *pebble.Iterator, req *a
 		if err := d.buried(b, req.moved); err != nil {
 			return res, err
 		}
-		return res, putRow(b, t, r, false)
+		return res, putRow(b, t, n, false)
 	}
-	if r.entry.Record.Type == metadata.RecordShard {
-		var err error
-		if res.replaced, err = rowsOf(it, r.ref(), nil); err != nil {
-			return res, err
-		}
+	if n.entry.Record.Type != metadata.RecordShard {
+		return res, putRow(b, t, n, false)
 	}
-	return res, putRow(b, t, r, !req.live)
+	var err error
+	if res.replaced, err = rowsOf(it, n.ref(), nil); err != nil {
+		return res, err
+	}
+	if err := putRow(b, t, n, false); err != nil || req.live {
+		return res, err
+	}
+	if len(res.replaced) == 0 && !b.Indexed() {
+		r = nil
+	}
+	return res, putPending(r, b, t, n.ref(), n.entry.Bytes)
 }
 
 // buried counts a record of a shared segment as dead.

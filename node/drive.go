@@ -23,16 +23,46 @@ import (
 type shared struct {
 	cache   *pebble.Cache
 	files   *fileCache
-	budget  *semaphore.Weighted // bytes of buffers
+	budget  *budget // bytes of buffers
 	buffers *bufferPool
 	headers *headerPool
+}
+
+// budget bounds the bytes of all buffers of a node.
+type budget struct {
+	sem  *semaphore.Weighted
+	used atomic.Int64
+}
+
+// Acquire waits until there is room for n bytes.
+func (b *budget) Acquire(ctx context.Context, n int64) error {
+	if err := b.sem.Acquire(ctx, n); err != nil {
+		return ended(ctx)
+	}
+	b.used.Add(n)
+	return nil
+}
+
+// TryAcquire takes n bytes if there is room for them now.
+func (b *budget) TryAcquire(n int64) bool {
+	ok := b.sem.TryAcquire(n)
+	if ok {
+		b.used.Add(n)
+	}
+	return ok
+}
+
+// Release gives n bytes back.
+func (b *budget) Release(n int64) {
+	b.used.Add(-n)
+	b.sem.Release(n)
 }
 
 func newShared(opts *Options) *shared {
 	return &shared{
 		cache:   pebble.NewCache(opts.IndexCacheBytes),
 		files:   newFileCache(opts.OpenFiles),
-		budget:  semaphore.NewWeighted(opts.BufferBytes),
+		budget:  &budget{sem: semaphore.NewWeighted(opts.BufferBytes)},
 		buffers: new(bufferPool),
 		headers: new(headerPool),
 	}
@@ -40,6 +70,7 @@ func newShared(opts *Options) *shared {
 
 // Drive is one open drive. All methods may be called concurrently.
 type Drive struct {
+	id     topology.DriveID
 	fs     vfs.FS
 	path   string
 	opts   Options
@@ -157,6 +188,7 @@ func (d *Drive) prepare(ctx context.Context) error {
 	if err := d.updateSuperblock(func(s *Superblock) { s.Lives++ }); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotWritable, err)
 	}
+	d.space.findBallast() // before the index needs room
 	if err := d.openIndex(wasFenced || d.opts.fsck.rebuild); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
@@ -197,7 +229,7 @@ func lockError(err error) error {
 
 func newDrive(path string, opts Options, sh *shared, lock io.Closer, super *Superblock) *Drive {
 	d := &Drive{
-		fs: opts.FS, path: path, opts: opts, lock: lock, shared: sh, super: *super,
+		id: super.Drive, fs: opts.FS, path: path, opts: opts, lock: lock, shared: sh, super: *super,
 		log:          opts.Log.With("drive", super.Drive, "path", path),
 		fenced:       make(chan struct{}),
 		closing:      make(chan struct{}),
@@ -291,7 +323,7 @@ func (d *Drive) close() error {
 }
 
 // ID returns the id of the drive.
-func (d *Drive) ID() topology.DriveID { return d.super.Drive }
+func (d *Drive) ID() topology.DriveID { return d.id }
 
 // Path returns the directory of the drive.
 func (d *Drive) Path() string { return d.path }

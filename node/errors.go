@@ -1,10 +1,14 @@
 package node
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
 // Reasons why a directory is not opened as a drive. Each names the remedy.
@@ -37,6 +41,16 @@ var (
 	// ErrClosed says that the drive or node was closed.
 	ErrClosed = errors.New("node: closed")
 )
+
+// ended returns why a context has ended. A deadline that passed is the drive's
+// slowness to whoever set it.
+func ended(ctx context.Context) error {
+	err := context.Cause(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("node: %w: %w", metadata.ErrSlow, err)
+	}
+	return err
+}
 
 // isNoSpace reports whether err says that the device, or a quota, is full.
 func isNoSpace(err error) bool {

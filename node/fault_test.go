@@ -453,14 +453,14 @@ func TestScrubInterval(t *testing.T) {
 		fs := vfs.NewMem()
 		format(t, fs, "d")
 		opts := quietOptions(fs)
-		opts.ScrubInterval = 24 * time.Hour
+		opts.ScrubInterval = 10 * time.Second
 		w := open(t, opts, "d")
 		defer w.close()
 		w.put(10)
-		time.Sleep(49 * time.Hour)
+		time.Sleep(25 * time.Second)
 		synctest.Wait()
 		if st := w.d.Status().Scrub; st.Pass != 3 || st.State != ScrubIdle {
-			t.Errorf("after 49 hours: %+v, want the third pass done", st)
+			t.Errorf("after 25 s: %+v, want the third pass done", st)
 		}
 	})
 }

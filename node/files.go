@@ -143,3 +143,10 @@ func closeAll(files []*openFile) {
 		_ = f.Close()
 	}
 }
+
+// count returns how many files are open.
+func (c *fileCache) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.files)
+}

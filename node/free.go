@@ -22,7 +22,7 @@ func (d *Drive) Confirm(ctx context.Context, refs []metadata.ShardRef) error {
 	}
 	err := d.index.apply(func(b *pebble.Batch, t *totals) error {
 		for _, ref := range refs {
-			if err := clearPending(b, t, ref); err != nil {
+			if err := clearPending(b, b, t, ref); err != nil {
 				return err
 			}
 		}
@@ -56,7 +56,7 @@ func (d *Drive) Suspect(ctx context.Context, pg *uint32) error {
 				if found, err := hasKey(b, rows[i].key()); err != nil || !found {
 					return err
 				}
-				if err := putPending(b, t, rows[i].ref(), rows[i].entry.Bytes); err != nil {
+				if err := putPending(b, b, t, rows[i].ref(), rows[i].entry.Bytes); err != nil {
 					return err
 				}
 			}
@@ -105,7 +105,7 @@ func freeRefs(b *pebble.Batch, t *totals, refs []metadata.ShardRef) ([]row, erro
 			rows, err = recordsByID(b, ref.Shard)
 		}
 		if err == nil {
-			err = clearPending(b, t, ref)
+			err = clearPending(b, b, t, ref)
 		}
 		if err != nil {
 			return nil, errors.Join(err, it.Close())

@@ -84,7 +84,8 @@ const rowOwn = 1
 // key returns the key of r in the table of its type.
 func (r *row) key() []byte {
 	if r.entry.Record.Type == metadata.RecordShard {
-		return r.place.appendTo(appendRef([]byte{tableShard}, r.ref()))
+		key := append(make([]byte, 0, refKeyBytes+placeKeyBytes), tableShard)
+		return r.place.appendTo(appendRef(key, r.ref()))
 	}
 	key := binary.BigEndian.AppendUint64([]byte{tableRecord, byte(r.entry.Record.Type)}, r.entry.Born)
 	return r.place.appendTo(key)
@@ -242,10 +243,19 @@ func (x *index) use(fn func() error) error {
 // apply calls fn with a batch that it reads its own writes through, and the
 // totals as they will be after it, and commits both.
 func (x *index) apply(fn func(b *pebble.Batch, t *totals) error) error {
+	return x.commit(x.db.NewIndexedBatch, fn)
+}
+
+// applyBlind is apply with a batch that cannot be read, which is cheaper.
+func (x *index) applyBlind(fn func(b *pebble.Batch, t *totals) error) error {
+	return x.commit(func() *pebble.Batch { return x.db.NewBatch() }, fn)
+}
+
+func (x *index) commit(newBatch func() *pebble.Batch, fn func(b *pebble.Batch, t *totals) error) error {
 	return x.use(func() error {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		b := x.db.NewIndexedBatch()
+		b := newBatch()
 		defer b.Close()
 		t := x.totals
 		if err := fn(b, &t); err != nil {
@@ -318,7 +328,7 @@ func putRow(b *pebble.Batch, t *totals, r *row, pending bool) error {
 	if !pending {
 		return nil
 	}
-	return putPending(b, t, r.ref(), r.entry.Bytes)
+	return putPending(b, b, t, r.ref(), r.entry.Bytes)
 }
 
 // deleteRow removes a row, but not the pending mark of its shard.
@@ -335,20 +345,23 @@ func deleteRow(b *pebble.Batch, t *totals, r *row) error {
 	return nil
 }
 
-// putPending marks a shard as pending.
-func putPending(b *pebble.Batch, t *totals, ref metadata.ShardRef, bytes int64) error {
-	if err := clearPending(b, t, ref); err != nil {
-		return err
+// putPending marks a shard as pending. An older mark is looked for in r; with
+// nil there is none, as a shard without rows has no mark.
+func putPending(r pebble.Reader, b *pebble.Batch, t *totals, ref metadata.ShardRef, bytes int64) error {
+	if r != nil {
+		if err := clearPending(r, b, t, ref); err != nil {
+			return err
+		}
 	}
 	t.PendingShards++
 	t.PendingBytes += bytes
 	return b.Set(appendRef([]byte{tablePending}, ref), binary.AppendUvarint(nil, uint64(bytes)), nil)
 }
 
-// clearPending removes the pending mark of a shard, if it has one.
-func clearPending(b *pebble.Batch, t *totals, ref metadata.ShardRef) error {
+// clearPending removes the pending mark of a shard, if r has one.
+func clearPending(r pebble.Reader, b *pebble.Batch, t *totals, ref metadata.ShardRef) error {
 	key := appendRef([]byte{tablePending}, ref)
-	v, closer, err := b.Get(key)
+	v, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil
 	}

@@ -232,7 +232,7 @@ func (d *Drive) moveRow(ctx context.Context, r *row) error {
 	size := bufferSize(r.entry.Bytes + segment.MaxHeaderBytes)
 	budget := min(size, d.opts.BufferBytes)
 	if err := d.budget.Acquire(ctx, budget); err != nil {
-		return context.Cause(ctx)
+		return err
 	}
 	buf := d.buffers.get(size)
 	release := func() {

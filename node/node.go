@@ -86,13 +86,14 @@ func Open(ctx context.Context, opts Options, paths []string) (*Node, []Refused, 
 	for _, path := range paths {
 		err := clones[path]
 		if err == nil {
-			_, err = n.AddDrive(ctx, path)
+			_, err = n.openOne(ctx, path)
 		}
 		if err != nil {
 			refused = append(refused, Refused{path, err})
 			opts.Log.Error("drive refused", "path", path, "err", err)
 		}
 	}
+	n.shareDevices()
 	return n, refused, nil
 }
 
@@ -130,6 +131,16 @@ func findClones(fs vfs.FS, paths []string) map[string]error {
 func (n *Node) AddDrive(ctx context.Context, path string) (topology.DriveID, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	id, err := n.openOne(ctx, path)
+	if err == nil {
+		n.shareDevices()
+	}
+	return id, err
+}
+
+// openOne opens the drive in path unless another copy of it is open. The caller
+// holds mu, or is alone.
+func (n *Node) openOne(ctx context.Context, path string) (topology.DriveID, error) {
 	if n.closed {
 		return topology.DriveID{}, ErrClosed
 	}
@@ -145,7 +156,6 @@ func (n *Node) AddDrive(ctx context.Context, path string) (topology.DriveID, err
 		return super.Drive, err
 	}
 	n.drives[d.ID()] = d
-	n.shareDevices()
 	return d.ID(), nil
 }
 
@@ -163,7 +173,7 @@ func (n *Node) shareDevices() {
 	}
 	for _, drives := range devices {
 		slices.SortFunc(drives, func(a, b *Drive) int {
-			return slices.Compare(a.super.Drive[:], b.super.Drive[:])
+			return slices.Compare(a.id[:], b.id[:])
 		})
 		for i, d := range drives {
 			d.space.setShare(len(drives), i == 0)
@@ -234,7 +244,7 @@ func (n *Node) Drives() []*Drive {
 	for _, d := range n.drives {
 		drives = append(drives, d)
 	}
-	slices.SortFunc(drives, func(a, b *Drive) int { return slices.Compare(a.super.Drive[:], b.super.Drive[:]) })
+	slices.SortFunc(drives, func(a, b *Drive) int { return slices.Compare(a.id[:], b.id[:]) })
 	return drives
 }
 

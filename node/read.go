@@ -46,7 +46,7 @@ func (d *Drive) ReadAt(ctx context.Context, ref metadata.ShardRef, dst []byte, o
 // readable returns nil, or why nothing can be read.
 func (d *Drive) readable(ctx context.Context) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return ended(ctx)
 	}
 	return d.usable()
 }

@@ -173,9 +173,9 @@ func (w *ShardWriter) Write(p []byte) (int, error) {
 	case w.done:
 		return 0, errWriterDone
 	case w.ctx.Err() != nil:
-		return 0, context.Cause(w.ctx)
-	case w.d.isFenced():
-		return 0, w.d.fencedError()
+		return 0, ended(w.ctx)
+	case w.d.usable() != nil:
+		return 0, w.d.usable()
 	case w.limit >= 0 && w.body+int64(len(p)) > w.limit, w.body+int64(len(p)) > segment.MaxBodyBytes:
 		return 0, fmt.Errorf("node: shard %s is longer than announced", w.rec.Shard)
 	}
@@ -217,10 +217,11 @@ func (w *ShardWriter) Close(f *metadata.Footer) error {
 		return errors.Join(w.err, errWriterDone)
 	case w.err != nil, w.ctx.Err() != nil:
 		w.discard()
-		return errors.Join(w.err, context.Cause(w.ctx))
-	case w.d.isFenced():
+		return errors.Join(w.err, ended(w.ctx))
+	}
+	if err := w.d.usable(); err != nil {
 		w.discard()
-		return w.d.fencedError()
+		return err
 	}
 	footer := segment.Footer{
 		Type: metadata.RecordShard, Body: w.body, ChunkBytes: f.ChunkBytes, Own: w.sum.Sum(), Sums: f.Sums,
@@ -353,7 +354,7 @@ func (d *Drive) PutRecord(ctx context.Context, rec *metadata.Record, payload []b
 	}
 	size := min(bufferSize(int64(len(payload)+1024)), d.opts.BufferBytes)
 	if err := d.budget.Acquire(ctx, size); err != nil {
-		return context.Cause(ctx)
+		return err
 	}
 	res := d.append(ctx, d.payloadRequest(rec, payload, size))
 	return res.err

@@ -76,6 +76,7 @@ type sim struct {
 	atCut   []simShard
 	recsCut []simRecord
 	ops     int // file system operations until the cut
+	acks    int // answers until the cut
 	pct     int
 	cutRNG  *rand.Rand
 
@@ -126,9 +127,13 @@ func (s *sim) takeCut() {
 // life opens the drive, checks what must be there, works on it until the power
 // is cut, and leaves what the cut left.
 func (s *sim) life(ctx context.Context) error {
-	s.ops = 1 + s.rng.IntN(150)
-	if s.rng.IntN(4) == 0 {
-		s.ops = 1 << 30 // the cut comes after all is done
+	s.ops, s.acks = 1<<30, 1<<30
+	switch s.rng.IntN(5) {
+	case 0: // the cut comes after all is done
+	case 1, 2:
+		s.acks = 1 + s.rng.IntN(20)
+	default:
+		s.ops = 1 + s.rng.IntN(150)
 	}
 	s.pct = []int{0, 10, 50, 90}[s.rng.IntN(4)]
 	s.cutRNG = rand.New(rand.NewPCG(s.rng.Uint64(), 1))
@@ -251,7 +256,16 @@ func (s *sim) put(ctx context.Context, n *Node, rng *rand.Rand, sh *simShard) er
 		return fmt.Errorf("put: %w", err)
 	}
 	sh.acked = true
+	s.answered()
 	return nil
+}
+
+// answered takes the picture of a power cut right after an answer. The caller
+// holds mu.
+func (s *sim) answered() {
+	if s.acks--; s.acks == 0 && s.cut == nil {
+		s.takeCut()
+	}
 }
 
 // pick returns a shard that is acknowledged and that nobody works on.
@@ -324,6 +338,7 @@ func (s *sim) putRecord(ctx context.Context, n *Node, rng *rand.Rand) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.acked = true
+	s.answered()
 	return nil
 }
 

@@ -212,3 +212,32 @@ func TestBufferPool(t *testing.T) {
 		p.put(b)
 	}
 }
+
+// TestPunchHole: freed records of a real file give their blocks back and read
+// as zeros, and their neighbours stay.
+func TestPunchHole(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	format(t, vfs.Default, path)
+	opts := quietOptions(vfs.Default)
+	opts.PreallocateBytes = -1
+	w := open(t, opts, path)
+	defer w.close()
+	before, middle, after := w.put(30_000), w.put(60_000), w.put(30_000)
+	name, r := w.where(middle)
+	w.free(middle)
+	b, err := readFile(vfs.Default, name, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range b[r.offset : r.offset+r.entry.Bytes] {
+		if c != 0 && i < 8 {
+			t.Fatalf("byte %d of the freed record is %#x", i, c)
+		}
+	}
+	w.check(before)
+	w.check(after)
+	if m := w.n.Metrics(); m.BufferBytes != 0 || m.OpenFiles != 1 || len(m.Drives) != 1 || m.Drives[0].DeadBytes != r.entry.Bytes {
+		t.Errorf("metrics = %+v", m)
+	}
+}

@@ -34,6 +34,13 @@ type space struct {
 
 func (s *space) init(d *Drive) { s.drive, s.share = d, 1 }
 
+// findBallast takes note of the ballast of an earlier life.
+func (s *space) findBallast() {
+	if f, err := s.drive.fs.Stat(s.ballastPath()); err == nil {
+		s.setBallast(f.Size())
+	}
+}
+
 // setShare says how many drives lie on the device, and whether this one keeps
 // the ballast.
 func (s *space) setShare(drives int, ballast bool) {
@@ -172,17 +179,13 @@ func (s *space) keepBallast() {
 	have, want := s.ballast, s.wanted
 	room := s.known && int64(s.usage.AvailBytes) > want+2*s.reserve()
 	s.mu.Unlock()
+	if have == want || want > 0 && !room {
+		return
+	}
+	s.removeBallast() // of another length
+	s.setBallast(0)
 	if want == 0 {
-		s.setBallast(0)
-		s.removeBallast() // another drive of the device keeps it now
-		return
-	}
-	if have > 0 || !room {
-		return
-	}
-	if f, err := s.drive.fs.Stat(s.ballastPath()); err == nil && f.Size() == want {
-		s.setBallast(want)
-		return
+		return // another drive of the device keeps it
 	}
 	if err := s.makeBallast(want); err != nil {
 		s.drive.log.Warn("no ballast", "err", err)
@@ -200,13 +203,12 @@ func (s *space) setBallast(bytes int64) {
 // makeBallast sets blocks aside for the ballast. The last byte is written so
 // that its length shows when it is whole.
 func (s *space) makeBallast(bytes int64) error {
-	s.removeBallast()
 	f, err := s.drive.fs.OpenReadWrite(s.ballastPath(), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
 	err = f.Preallocate(0, bytes)
-	if err == nil && f.Fd() != vfs.InvalidFd {
+	if err == nil {
 		_, err = f.WriteAt([]byte{0}, bytes-1)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {

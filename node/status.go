@@ -77,3 +77,26 @@ func (n *Node) Status() []DriveStatus {
 	}
 	return all
 }
+
+// Metrics is what the drives of a node have in common.
+type Metrics struct {
+	BufferBytes      int64 // in use for shards on their way to a drive
+	BufferLimitBytes int64
+	OpenFiles        int   // open for reading
+	IndexCacheBytes  int64 // in use by the indexes
+	Drives           []DriveStatus
+}
+
+// Metrics returns everything there is to measure.
+func (n *Node) Metrics() Metrics {
+	m := Metrics{
+		BufferBytes: n.shared.budget.used.Load(), BufferLimitBytes: n.opts.BufferBytes,
+		OpenFiles: n.shared.files.count(), Drives: n.Status(),
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.closed {
+		m.IndexCacheBytes = n.shared.cache.Size()
+	}
+	return m
+}
