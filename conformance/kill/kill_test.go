@@ -2,13 +2,16 @@ package kill
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,12 +194,44 @@ func (h *harness) report() {
 	h.t.Logf("%d kills under %v of load: %d calls, %d acknowledged, %d answered with 5xx; restart p50 %v, p99 %v, most %v",
 		len(times), h.load.Round(time.Millisecond), calls, acked, refused,
 		at(0.5).Round(time.Millisecond), at(0.99).Round(time.Millisecond), times[len(times)-1].Round(time.Millisecond))
+	stored, occupied := h.space()
+	h.t.Logf("the files of the server are %d MiB long and occupy %d MiB", stored>>20, occupied>>20)
 	if p99 := at(0.99); p99 > restartLimit {
 		h.t.Errorf("restart p99 %v, want at most %v", p99, restartLimit)
 	}
 	if acked < len(times) {
 		h.t.Errorf("%d calls were acknowledged in %d rounds: the test does not load the server", acked, len(times))
 	}
+}
+
+// space returns how long the server's files are together, and what they occupy.
+func (h *harness) space() (stored, occupied int64) {
+	err := filepath.WalkDir(h.options.Data, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return ignoreGone(err)
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return ignoreGone(err)
+		}
+		stored += info.Size()
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			occupied += stat.Blocks * 512 // the unit of stat(2)
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Error(err)
+	}
+	return stored, occupied
+}
+
+// ignoreGone drops the error of a file that the server removed meanwhile.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // key names one of a writer's keys.
