@@ -30,12 +30,13 @@ func Judge(s *Status, c Circumstances) {
 		say(Red, fmt.Sprintf("%s cannot be read any more: too few shards are left (ruche repair status).", things(n, "chunk")))
 	}
 	judgeLoss(s, say)
-	if n := s.Safety.ShortChunks; n > 0 {
-		text := things(n, "chunk") + " waiting for repair: shards are missing"
-		if s.Safety.BackInSeconds > 0 {
-			text += "; all back in " + about(s.Safety.BackInSeconds)
-		}
-		say(Yellow, text+".")
+	if n := s.Safety.ShortChunks; n == 1 {
+		say(Yellow, "1 chunk has lost shards and waits for repair.")
+	} else if n > 1 {
+		say(Yellow, fmt.Sprintf("%d chunks have lost shards and wait for repair.", n))
+	}
+	if s.Safety.BackInSeconds > 0 {
+		say(Green, "Everything will be whole again in "+about(s.Safety.BackInSeconds)+".")
 	}
 	judgeWrites(s, c, say)
 	for _, w := range warnings(s, c) {

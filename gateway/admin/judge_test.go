@@ -1,0 +1,55 @@
+package admin_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/ruche-storage/ruche/gateway/admin"
+)
+
+// TestJudge shows what operators are told. A script sets fields of a status:
+//
+//	judge parity=2 may-lose=2 writable
+//	----
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	datadriven.RunTest(t, "testdata/judge", func(t *testing.T, d *datadriven.TestData) string {
+		if d.Cmd != "judge" {
+			d.Fatalf(t, "unknown command %s", d.Cmd)
+		}
+		s := &admin.Status{Encryption: !d.HasArg("plain")}
+		c := admin.Circumstances{KeyringVerified: !d.HasArg("unverified"), MetadataCopies: 2, StateDir: "/state",
+			MetadataFull: d.HasArg("metadata-full"), OnDriveLossRefuses: d.HasArg("refuse")}
+		number := func(name string) (n int64) {
+			d.MaybeScanArgs(t, name, &n)
+			return n
+		}
+		s.Safety = admin.Safety{
+			Parity: int(number("parity")), MayLose: int(number("may-lose")), Away: int(number("away")),
+			ShortChunks: number("short"), Unrepairable: number("unrepairable"), BackInSeconds: admin.Seconds(number("back")),
+			Writable: d.HasArg("writable"),
+		}
+		s.Repair.CollectionOff = d.HasArg("collection-off")
+		if d.HasArg("one-copy") {
+			c.MetadataCopies = 1
+		}
+		for _, state := range []admin.DriveState{admin.DriveAbsent, admin.DriveFenced, admin.DriveFull} {
+			if d.HasArg(string(state)) {
+				s.Drives = append(s.Drives, admin.Drive{Path: "/srv/d1", State: state, Reason: "the reason"})
+			}
+		}
+		admin.Judge(s, c)
+		var out strings.Builder
+		fmt.Fprintln(&out, s.Health)
+		for _, line := range s.Summary {
+			fmt.Fprintln(&out, line)
+		}
+		for _, w := range s.Warnings {
+			fmt.Fprintf(&out, "! %s: %s\n  %s\n", w.Code, w.Text, w.Remedy)
+		}
+		return out.String()
+	})
+}
