@@ -137,7 +137,7 @@ func (c *call) explain(e *wire.Error) *wire.Error {
 	case wire.NoSuchBucket.Code, wire.BucketNotEmpty.Code, wire.BucketAlreadyOwnedByYou.Code,
 		wire.NoSuchBucketPolicy.Code, wire.NoSuchLifecycleConfiguration.Code, wire.NoSuchCORSConfiguration.Code,
 		wire.NoSuchTagSet.Code, wire.NoSuchWebsiteConfiguration.Code, wire.ObjectLockConfigurationNotFound.Code,
-		wire.OwnershipControlsNotFound.Code, wire.ReplicationConfigNotFound.Code, wire.SSEConfigurationNotFound.Code,
+		wire.ReplicationConfigNotFound.Code, wire.SSEConfigurationNotFound.Code,
 		wire.NoSuchPublicAccessBlock.Code:
 		return e.With("BucketName", c.bucket)
 	case wire.NoSuchKey.Code:

@@ -184,6 +184,15 @@ func unhide(h http.Header) {
 	}
 }
 
+// CloseWrite ends the sending half, so that net/http can let a client read the
+// reply that refuses its body before the connection is reset.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 var expect = []byte("expect:")
 
 // scan appends to out what of p may be handed out.

@@ -163,6 +163,20 @@ func TestBodyLengths(t *testing.T) {
 		t.Errorf("a short body is visible: %d", a.StatusCode)
 	}
 
+	// A refusal reaches a client that is still sending.
+	c, r = s.dial()
+	head, sent := s.head("PUT /none/k", 64<<20), make(chan struct{})
+	go func() {
+		defer close(sent)
+		// Breaks off when the server has had enough.
+		_, _ = io.Copy(c, io.MultiReader(strings.NewReader(head), bytes.NewReader(make([]byte, 64<<20))))
+	}()
+	if a := hear(t, r); a.code() != "NoSuchBucket" || !a.Close {
+		t.Errorf("refused under way: %d %s", a.StatusCode, a.body)
+	}
+	c.Close()
+	<-sent
+
 	c, r = s.dial()
 	say(t, c, strings.Replace(s.head("PUT /b01/k", -1), "\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 1))
 	if a := hear(t, r); a.StatusCode != http.StatusLengthRequired || a.code() != "MissingContentLength" {

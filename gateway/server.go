@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -317,8 +318,10 @@ func (s *Server) finish(c *call) {
 	if s.access != nil {
 		s.access.record(s, c, took)
 	}
-	s.opts.Log.DebugContext(c.ctx, "request", "request", c.reqID, "operation", c.op.name, "bucket", c.bucket,
-		"key", c.key, "status", c.w.status, "sent", c.w.bytes, "received", c.body.bytes, "took", took)
+	if s.opts.Log.Enabled(c.ctx, slog.LevelDebug) {
+		s.opts.Log.DebugContext(c.ctx, "request", "request", c.reqID, "operation", c.op.name, "bucket", c.bucket,
+			"key", c.key, "status", c.w.status, "sent", c.w.bytes, "received", c.body.bytes, "took", took)
+	}
 	if aborted {
 		panic(http.ErrAbortHandler)
 	}
