@@ -101,9 +101,11 @@ func Required() bool { return os.Getenv("RUCHE_REQUIRE") == "1" }
 // Targets returns the endpoints to test, plain HTTP before TLS, starting
 // servers below dir if the environment names a binary instead of an endpoint.
 // It returns [ErrNoTarget] if it names neither. The function stop ends what was
-// started and reports a server that did not end well; it is never nil.
-func Targets(dir string) (targets []Target, stop func() error, err error) {
-	none := func() error { return nil }
+// started and reports a server that did not end well; if the tests failed, it
+// also prints the end of each server's log to the standard error. It is never
+// nil.
+func Targets(dir string) (targets []Target, stop func(failed bool) error, err error) {
+	none := func(bool) error { return nil }
 	if t, ok := fromEnvironment(); ok {
 		return []Target{t}, none, nil
 	}
@@ -112,17 +114,20 @@ func Targets(dir string) (targets []Target, stop func() error, err error) {
 		return nil, none, ErrNoTarget
 	}
 	var servers []*Server
-	stop = func() error {
+	stop = func(failed bool) error {
 		var errs []error
 		for _, s := range servers {
 			errs = append(errs, s.Stop())
+			if failed {
+				fmt.Fprintf(os.Stderr, "the end of the log of server %s:\n%s\n", s.Target.Name, s.tail())
+			}
 		}
 		return errors.Join(errs...)
 	}
 	for _, secure := range []bool{false, true} {
 		s, err := Start(bin, dir, secure)
 		if err != nil {
-			return nil, none, errors.Join(err, stop())
+			return nil, none, errors.Join(err, stop(false))
 		}
 		servers = append(servers, s)
 		targets = append(targets, s.Target)

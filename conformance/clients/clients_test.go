@@ -71,7 +71,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := stop(); err != nil {
+	if err := stop(code != 0); err != nil {
 		fmt.Fprintln(os.Stderr, "clients:", err)
 		return 1
 	}
