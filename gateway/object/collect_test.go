@@ -364,8 +364,8 @@ func TestAbsentDriveAndTrash(t *testing.T) {
 		t.Errorf("%d shards", n)
 	}
 	w.shards.reset()
-	check(t, w.node.Suspect(t.Context(), w.drives[4], nil)) // as its return does
 	w.restart()
+	check(t, w.node.Suspect(t.Context(), w.drives[4], nil)) // as its return does
 	w.collect()
 	w.age(24 * time.Hour)
 	w.collect()
