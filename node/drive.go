@@ -110,6 +110,7 @@ type Drive struct {
 	compactor compactor
 	scrubber  scrubber
 	recovered RecoveryStats
+	twins     []metadata.ShardRef // shards found with several records; recovery only
 
 	reads, writes latency
 	errs          lastError

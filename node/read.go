@@ -266,7 +266,7 @@ func (d *Drive) verifyRows(rows []row) (good []row, err error) {
 
 // dropBad drops the records of a shard that are not among the good ones.
 func (d *Drive) dropBad(ref metadata.ShardRef, good, rows []row) error {
-	var bad []row
+	var bad []row // or not needed
 	for _, r := range rows {
 		isGood := false
 		for _, g := range good {
@@ -276,7 +276,10 @@ func (d *Drive) dropBad(ref metadata.ShardRef, good, rows []row) error {
 			bad = append(bad, r)
 		}
 	}
-	d.log.Warn("bad records of a shard dropped beside good ones", "shard", ref.Shard, "bad", len(bad), "good", len(good))
+	if len(bad) == 0 {
+		return nil
+	}
+	d.log.Warn("records of a shard dropped beside good ones", "shard", ref.Shard, "dropped", len(bad), "kept", len(good))
 	return d.dropRows(bad)
 }
 

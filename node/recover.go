@@ -29,6 +29,7 @@ type RecoveryStats struct {
 	Unreadable   int   // of them, files of which not even the header could be read
 	Records      int   // rows added
 	Damaged      int   // records without a sound footer; they have rows too
+	Twins        int   // shards that had several records, of which one is left
 	Bytes        int64 // of all these files
 }
 
@@ -52,6 +53,9 @@ func (d *Drive) recover(ctx context.Context) error {
 		return err
 	}
 	d.layout.nextLife()
+	if err := d.settleTwins(ctx); err != nil {
+		return err
+	}
 	if err := d.reap(); err != nil {
 		return err
 	}
@@ -130,8 +134,9 @@ func (d *Drive) recoverDir(ctx context.Context, dir uint32) error {
 	if err != nil {
 		return err
 	}
+	added := false
 	for _, id := range ids {
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		d.layout.found(dir, len(ids), id)
@@ -142,11 +147,19 @@ func (d *Drive) recoverDir(ctx context.Context, dir uint32) error {
 		if known {
 			continue
 		}
+		added = true
 		if err := d.recoverFile(dir, id); err != nil {
 			return fmt.Errorf("recover %s: %w", fileName(dir, id), err)
 		}
 	}
 	d.layout.found(dir, len(ids), segment.ID{})
+	if !added {
+		return nil
+	}
+	// A killed process may have left entries that are not durable yet.
+	if err := d.layout.syncDir(dir); err != nil {
+		return d.syncFailed("sync directory", err)
+	}
 	return nil
 }
 
@@ -174,6 +187,10 @@ func (d *Drive) recoverFile(dir uint32, id segment.ID) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	// What a killed process wrote may lie in memory only; rows must not prove it.
+	if err := f.Sync(); err != nil {
+		return d.syncFailed("sync a segment", err)
 	}
 	size := info.Size()
 	d.recovered.Files++
@@ -231,10 +248,6 @@ func (d *Drive) recoverSealed(f vfs.File, dir uint32, id segment.ID, size int64)
 func (d *Drive) recoverScanned(f vfs.File, dir uint32, id segment.ID, size int64) error {
 	if d.opts.faults.trustUnsealed {
 		return d.addSegment(dir, id, size, nil)
-	}
-	// What a killed process wrote may lie in memory only; rows must not prove it.
-	if err := f.Sync(); err != nil {
-		return d.syncFailed("sync a segment", err)
 	}
 	var entries []segment.Entry
 	stats, err := segment.Scan(f, id, size, func(e segment.Entry, _ *segment.Footer) error {
@@ -320,6 +333,65 @@ func (d *Drive) addRow(b *pebble.Batch, t *totals, r *row, put func(*pebble.Batc
 	if found, err := hasKey(b, r.key()); err != nil || found {
 		return err
 	}
+	if !d.recovered.IndexRebuilt && r.entry.Record.Type == metadata.RecordShard {
+		it, err := b.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		others, err := rowsOf(it, r.ref(), nil)
+		if err = errors.Join(err, it.Close()); err != nil {
+			return err
+		}
+		if len(others) > 0 {
+			d.twins = append(d.twins, r.ref())
+		}
+	}
 	d.recovered.Records++
 	return put(b, t, r, true)
+}
+
+// settleTwins looks at shards of which recovery has left several records: a
+// crash in the middle of a repair or a compaction. Reads would take the newest,
+// which may be the one that was not finished. Of those that are right the
+// newest stays; if none is, all stay, for metadata to decide.
+func (d *Drive) settleTwins(ctx context.Context) error {
+	if d.recovered.IndexRebuilt {
+		if err := d.findTwins(); err != nil {
+			return err
+		}
+	}
+	for _, ref := range d.twins {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rows, err := d.index.lookup(ref)
+		if err != nil {
+			return err
+		}
+		good, _ := d.verifyRows(rows)
+		if len(good) == 0 {
+			continue
+		}
+		if err := d.dropBad(ref, good[len(good)-1:], rows); err != nil {
+			return err
+		}
+		d.recovered.Twins++
+	}
+	d.twins = nil
+	return nil
+}
+
+// findTwins finds the shards that have several rows.
+func (d *Drive) findTwins() error {
+	var last []byte
+	return d.index.scan([]byte{tableShard}, []byte{tableShard + 1}, func(key, _ []byte) (bool, error) {
+		ref := key[1:refKeyBytes]
+		if bytes.Equal(ref, last) {
+			if one := parseRef(ref); len(d.twins) == 0 || d.twins[len(d.twins)-1] != one {
+				d.twins = append(d.twins, one)
+			}
+		}
+		last = append(last[:0], ref...)
+		return true, nil
+	})
 }

@@ -332,6 +332,10 @@ func (d *Drive) replaced(res *appendResult) error {
 		return nil
 	}
 	if err := d.verifyRow(&res.row); err != nil {
+		// Reads would take the newest record: it goes, if an older one is good.
+		if good, _ := d.verifyRows(res.replaced); len(good) > 0 {
+			err = errors.Join(err, d.dropRows([]row{res.row}))
+		}
 		return fmt.Errorf("node: new record of shard %s: %w", res.row.ref().Shard, err)
 	}
 	return d.dropRows(res.replaced)
