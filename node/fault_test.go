@@ -456,11 +456,20 @@ func TestScrubInterval(t *testing.T) {
 		opts.ScrubInterval = 10 * time.Second
 		w := open(t, opts, "d")
 		defer w.close()
-		w.put(10)
-		time.Sleep(25 * time.Second)
-		synctest.Wait()
-		if st := w.d.Status().Scrub; st.Pass != 3 || st.State != ScrubIdle {
-			t.Errorf("after 25 s: %+v, want the third pass done", st)
+		if err := w.d.Confirm(t.Context(), []metadata.ShardRef{w.put(10).Ref()}); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct {
+			sleep   time.Duration
+			pass    uint64
+			pending int64
+		}{{25 * time.Second, 3, 0}, {10 * time.Second, 4, 1}} {
+			time.Sleep(step.sleep)
+			synctest.Wait()
+			st := w.d.Status()
+			if st.Scrub.Pass != step.pass || st.Scrub.State != ScrubIdle || st.PendingShards != step.pending {
+				t.Errorf("%+v, %d pending; want pass %d done and %d pending", st.Scrub, st.PendingShards, step.pass, step.pending)
+			}
 		}
 	})
 }

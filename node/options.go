@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -133,7 +134,8 @@ type Options struct {
 	ScrubInterval time.Duration
 
 	// OnBadShard is told of every shard that a scrub finds bad. It is called
-	// by the scrubbing goroutine and may block to slow it down. Nil means that
+	// by the scrubbing goroutine of the drive, so by several drives at once,
+	// and may block to slow it down. Nil means that
 	// they are only counted and logged.
 	OnBadShard func(BadShard)
 
@@ -184,6 +186,7 @@ func (o Options) withDefaults() Options {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	o.Rand = &lockedReader{r: o.Rand} // drives read it at the same time
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -210,4 +213,17 @@ func defaultTo[T ~int | ~int64](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}
+}
+
+// lockedReader lets several goroutines read from one source.
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+// Read implements io.Reader.
+func (l *lockedReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
 }

@@ -39,8 +39,12 @@ type ScrubStatus struct {
 	Bad      int64     // records found bad in this pass
 }
 
+// suspectPasses: at the beginning of every fourth pass all rows become pending,
+// so that what nothing refers to any more is found even if a delete was missed.
+const suspectPasses = 4
+
 // scrubber reads every record of a drive, in the order in which they lie, and
-// tells which are bad. It changes nothing.
+// tells which are bad. It changes nothing but pending marks.
 type scrubber struct {
 	drive *Drive
 	wake  chan struct{}
@@ -160,9 +164,14 @@ func (s *scrubber) nextDue() <-chan time.Time {
 func (s *scrubber) pass(ctx context.Context) error {
 	d := s.drive
 	s.mu.Lock()
-	from := s.at
+	from, number := s.at, s.status.Pass
 	s.mu.Unlock()
 	if from == (place{}) {
+		if number%suspectPasses == 0 {
+			if err := d.Suspect(ctx, nil); err != nil {
+				return err
+			}
+		}
 		if err := s.findLost(ctx); err != nil {
 			return err
 		}

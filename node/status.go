@@ -69,6 +69,16 @@ func (d *Drive) Status() DriveStatus {
 // another.
 func (d *Drive) ReadLatency() Latency { return d.reads.snapshot() }
 
+// ReadLatency says how long reads of a drive took lately, and nothing of one
+// that is absent.
+func (n *Node) ReadLatency(drive topology.DriveID) Latency {
+	d, err := n.Drive(drive)
+	if err != nil {
+		return Latency{}
+	}
+	return d.ReadLatency()
+}
+
 // Status returns the state of every open drive, in order of their ids.
 func (n *Node) Status() []DriveStatus {
 	var all []DriveStatus
