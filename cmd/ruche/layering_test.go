@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -68,13 +69,21 @@ type source struct {
 	set  *token.FileSet
 }
 
-// sources parses the files itself rather than run "go list": the go command
-// caches a test's result by the files the test opens, and would not see those
-// that a child process reads.
+// sources returns all files of the module, parsed.
 func sources(t *testing.T) []source {
 	t.Helper()
-	var out []source
-	err := filepath.WalkDir("../..", func(name string, entry fs.DirEntry, err error) error {
+	all, err := parseAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// parseAll parses the files itself rather than run "go list": the go command
+// caches a test's result by the files the test opens, and would not see those
+// that a child process reads.
+var parseAll = sync.OnceValues(func() (out []source, err error) {
+	err = filepath.WalkDir("../..", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -96,11 +105,8 @@ func sources(t *testing.T) []source {
 		out = append(out, source{rel, filepath.ToSlash(filepath.Dir(rel)), strings.HasSuffix(name, "_test.go"), f, set})
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
+	return out, err
+})
 
 func TestLayering(t *testing.T) {
 	t.Parallel()

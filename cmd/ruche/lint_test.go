@@ -233,6 +233,9 @@ func assignments(s source, vars map[string]bool) (problems []string) {
 // TestFormat is gofmt.
 func TestFormat(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("slow with the race detector; \"make lint\" looks too")
+	}
 	for _, s := range sources(t) {
 		text, err := os.ReadFile(filepath.Join("../..", s.path))
 		if err != nil {

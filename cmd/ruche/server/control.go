@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
@@ -38,22 +39,50 @@ func (c *control) handler() http.Handler {
 	})
 }
 
-// conditions tells the engine how drives are.
-type conditions struct{ *node.Node }
+// conditionAge is how old what the engine is told of drives may be. Asking a
+// drive costs some microseconds, and the engine asks for every chunk.
+const conditionAge = 100 * time.Millisecond
+
+// conditions tells the engine how drives are. It is safe for concurrent use.
+type conditions struct {
+	node *node.Node
+	now  func() time.Time
+
+	// mu guards known, what was true at the time asked.
+	mu    sync.Mutex
+	known map[topology.DriveID]object.Condition
+	asked time.Time
+}
 
 // Condition implements object.Drives.
-func (c conditions) Condition(id topology.DriveID) object.Condition {
-	d, err := c.Drive(id)
-	if err != nil {
-		return object.Condition{}
+func (c *conditions) Condition(id topology.DriveID) object.Condition {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if age := now.Sub(c.asked); c.known == nil || age < 0 || age > conditionAge {
+		c.known, c.asked = conditionsOf(c.node), now
 	}
-	switch d.Status().State {
-	case node.StateOnline:
-		return object.Condition{Readable: true, Writable: true}
-	case node.StateFull:
-		return object.Condition{Readable: true}
+	return c.known[id]
+}
+
+// forget has the next question asked anew: a drive has come or gone.
+func (c *conditions) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = nil
+}
+
+func conditionsOf(n *node.Node) map[topology.DriveID]object.Condition {
+	out := make(map[topology.DriveID]object.Condition)
+	for _, s := range n.Status() {
+		switch s.State {
+		case node.StateOnline:
+			out[s.ID] = object.Condition{Readable: true, Writable: true, FreeBytes: s.FreeBytes, Queue: s.QueueRecords}
+		case node.StateFull:
+			out[s.ID] = object.Condition{Readable: true}
+		}
 	}
-	return object.Condition{}
+	return out
 }
 
 // Ready implements admin.HealthCheck.
@@ -304,7 +333,7 @@ func (c *control) safety(ctx context.Context) (*admin.Safety, error) {
 	if err != nil {
 		return nil, fmt.Errorf("placement groups: %w", err)
 	}
-	s := safetyOf(pgs, conditions{p.node}, p.c.OnDriveLoss == "degrade")
+	s := safetyOf(pgs, p.conditions, p.c.OnDriveLoss == "degrade")
 	for group := uint32(1); group <= metadata.DataGroups; group++ {
 		var after *metadata.Short
 		for s.ShortChunks < maxShortRows {

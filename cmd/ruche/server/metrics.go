@@ -14,6 +14,7 @@ import (
 func (c *control) gather() []admin.Family {
 	out := c.driveFamilies()
 	out = append(out, c.engineFamilies()...)
+	out = append(out, c.backgroundFamilies()...)
 	out = append(out, c.metadataFamilies()...)
 	return append(out, c.safetyFamilies()...)
 }
@@ -23,7 +24,8 @@ func one(name, help string, kind admin.Kind, v float64) admin.Family {
 }
 
 func (c *control) driveFamilies() []admin.Family {
-	status := c.p.node.Status()
+	all := c.p.node.Metrics()
+	status := all.Drives
 	family := func(name, help string, kind admin.Kind, f func(node.DriveStatus) float64) admin.Family {
 		out := admin.Family{Name: "drive_" + name, Help: help, Kind: kind, Labels: []string{"drive", "path"}}
 		for _, s := range status {
@@ -34,17 +36,17 @@ func (c *control) driveFamilies() []admin.Family {
 	states := admin.Family{Name: "drive_state", Help: "1 for the state that the drive is in.", Labels: []string{"drive", "path", "state"}}
 	for _, s := range status {
 		for _, state := range []node.DriveState{node.StateOnline, node.StateFull, node.StateFenced} {
-			v := 0.0
-			if s.State == state {
-				v = 1
-			}
-			states.Values = append(states.Values, admin.Value{Labels: []string{s.ID.String(), s.Path, string(state)}, Number: v})
+			states.Values = append(states.Values, admin.Value{Labels: []string{s.ID.String(), s.Path, string(state)}, Number: flag(s.State == state)})
 		}
 	}
 	now := c.p.Now()
 	g, n := admin.Gauge, admin.Counter
 	return []admin.Family{
 		states,
+		one("node_buffer_bytes", "Memory of small shards on their way to a drive.", g, float64(all.BufferBytes)),
+		one("node_buffer_limit_bytes", "Memory that such shards may use.", g, float64(all.BufferLimitBytes)),
+		one("node_open_files", "Segment files open for reading.", g, float64(all.OpenFiles)),
+		one("node_index_cache_bytes", "Memory of the indexes' cache.", g, float64(all.IndexCacheBytes)),
 		one("drives_open", "Drives that are open.", g, float64(len(status))),
 		one("drives_away", "Drives that could not be opened at the start.", g, float64(len(c.p.away))),
 		family("capacity_bytes", "Space of the device's share.", g, func(s node.DriveStatus) float64 { return float64(s.CapacityBytes) }),
@@ -99,20 +101,45 @@ func (c *control) engineFamilies() []admin.Family {
 		one("engine_commit_retries_total", "Commits repeated because their outcome was unknown.", n, float64(s.CommitRetries)),
 		one("engine_bracket_failures_total", "Stripes that did not decode to what was coded: the machine is faulty.", n, float64(s.BracketFailures)),
 		one("engine_hanging_tasks", "Shard reads and writes that were given up and have not returned.", g, float64(s.HangingTasks)),
-		one("repair_queue_chunks", "Chunks that wait for repair.", g, float64(s.DamageDepth)),
-		one("repair_queue_dropped_total", "Reports of damage that did not fit the queue.", n, float64(s.DamageDropped)),
 	}
+}
+
+// backgroundFamilies tell of repair, rebuild and collection.
+func (c *control) backgroundFamilies() []admin.Family {
+	repair, rebuild, collect := c.p.eng.RepairState(), c.p.eng.RebuildState(), c.p.eng.CollectState()
+	left := int64(0)
+	for _, d := range rebuild.Drives {
+		left += max(0, d.Chunks-d.ChunksDone)
+	}
+	g, n := admin.Gauge, admin.Counter
+	return []admin.Family{
+		one("repair_queue_chunks", "Chunks that wait for repair.", g, float64(repair.Queued)),
+		one("repair_running_chunks", "Chunks being repaired.", g, float64(repair.Running)),
+		one("repair_dropped_total", "Reports of damage that did not fit the queue.", n, float64(repair.Dropped)),
+		one("repair_chunks_total", "Chunks of which shards were made anew.", n, float64(repair.Chunks)),
+		one("repair_shards_total", "Shards made anew.", n, float64(repair.Shards)),
+		one("repair_bytes_total", "Bytes read and written for repair and rebuild.", n, float64(repair.Bytes)),
+		one("repair_unrepairable_chunks", "Chunks with too few readable shards.", g, float64(len(repair.Unrepairable))),
+		one("rebuild_drives", "Drives that do not hold everything yet.", g, float64(len(rebuild.Drives))),
+		one("rebuild_left_chunks", "Chunks found missing on these drives.", g, float64(left)),
+		one("collect_off", "1 while nothing is freed, after a restore.", g, flag(collect.Off)),
+		one("collect_trash_bytes_total", "Bytes of deleted objects freed, without parity.", n, float64(collect.TrashBytes)),
+		one("collect_trash_waiting", "Deletions that wait for readers or their time.", g, float64(collect.TrashWaits)),
+		one("collect_orphans_total", "Shards freed to which nothing referred.", n, float64(collect.Orphans)),
+		one("collect_quarantined", "Shards to which nothing refers, that wait.", g, float64(collect.Quarantined)),
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (c *control) metadataFamilies() []admin.Family {
 	m := c.p.meta.Metrics()
 	g, n := admin.Gauge, admin.Counter
-	flag := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
 	return []admin.Family{
 		one("metadata_queue", "Commands that wait.", g, float64(m.Queue)),
 		one("metadata_commands_total", "Commands applied.", n, float64(m.Commands)),
@@ -147,13 +174,9 @@ func (c *control) safetyFamilies() []admin.Family {
 		c.p.Log.Warn("metrics without what may be lost", "err", err)
 		return nil
 	}
-	writable := 0.0
-	if s.Writable {
-		writable = 1
-	}
 	return []admin.Family{
 		one("drives_may_lose", "Drives that may be lost now without losing an object.", admin.Gauge, float64(s.MayLose)),
 		one("short_chunks", "Chunks stored with fewer shards than they should have.", admin.Gauge, float64(s.ShortChunks)),
-		one("writable", "1 while enough drives take shards.", admin.Gauge, writable),
+		one("writable", "1 while enough drives take shards.", admin.Gauge, flag(s.Writable)),
 	}
 }

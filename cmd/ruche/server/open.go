@@ -192,6 +192,7 @@ func (p *process) openDrives(ctx context.Context) error {
 		return fmt.Errorf("drives: %w", err)
 	}
 	p.node, p.away = n, refused
+	p.conditions = &conditions{node: n, now: p.Now}
 	p.onClose("drives", n.Close)
 	for _, r := range refused {
 		if p.first.is || errors.Is(r.Err, node.ErrInUse) || errors.Is(r.Err, node.ErrForeignDrive) {
@@ -404,7 +405,7 @@ func (p *process) openEngine(ctx context.Context) error {
 		loss = object.DriveLossDegrade
 	}
 	eng, err := object.New(object.Options{
-		Metadata: p.meta, Shards: shards{p.node}, Drives: conditions{p.node}, Keys: p.ring,
+		Metadata: p.meta, Shards: shards{p.node}, Drives: p.conditions, Keys: p.ring,
 		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: p.highestEpoch(),
 		InlineBytes: int(orNone(int64(p.c.InlineBytes))), StripeBudgetBytes: int64(p.c.StripeBudget), ReadBudgetBytes: int64(p.c.StripeBudget),
 		OnDriveLoss: loss, TrashGrace: orNoneTime(p.c.TrashGrace), Background: &object.BackgroundOptions{

@@ -55,17 +55,18 @@ type process struct {
 	id   *identity
 	idMu sync.Mutex // guards id's Slots and Replacing, and their file
 	// replaceMu is held while a drive is replaced: one at a time.
-	replaceMu sync.Mutex
-	ring      *keyKeeper
-	meta      *replica.Local
-	node      *node.Node
-	away      []node.Refused // paths that were not opened, fixed at start
-	root      Credentials
-	keys      *accessKeys
-	eng       *object.Engine
-	s3        *gateway.Server
-	ctl       *control
-	first     firstStart
+	replaceMu  sync.Mutex
+	ring       *keyKeeper
+	meta       *replica.Local
+	node       *node.Node
+	conditions *conditions
+	away       []node.Refused // paths that were not opened, fixed at start
+	root       Credentials
+	keys       *accessKeys
+	eng        *object.Engine
+	s3         *gateway.Server
+	ctl        *control
+	first      firstStart
 	// bad takes what scrubs find, once the engine runs: drives scrub before.
 	bad atomic.Pointer[object.Engine]
 

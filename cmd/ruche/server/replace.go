@@ -138,6 +138,7 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 			return err
 		}
 	}
+	p.conditions.forget()
 	if err := p.ring.admit(keyringDrives(p.node)); err != nil {
 		return err
 	}

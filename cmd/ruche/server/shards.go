@@ -26,16 +26,6 @@ func (s shards) Create(ctx context.Context, drive topology.DriveID, rec *metadat
 	return w, nil
 }
 
-// Suspect has a drive look up anew what it holds of a placement group, or of
-// all for a nil pg. The engine asks for it where it is offered.
-func (s shards) Suspect(ctx context.Context, drive topology.DriveID, pg *uint32) error {
-	d, err := s.Drive(drive)
-	if err != nil {
-		return err
-	}
-	return d.Suspect(ctx, pg)
-}
-
 // stored is what all drives hold.
 func stored(n *node.Node) (bytes, count int64) {
 	for _, s := range n.Status() {
