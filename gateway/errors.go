@@ -102,15 +102,14 @@ func s3Error(err error) *wire.Error {
 }
 
 // levelOf says how loud an answer is in the log: what the client did wrong is
-// nobody's business but the client's.
+// nobody's business but the client's, and what is not offered is asked for all
+// the time. Both are counted.
 func levelOf(answer *wire.Error) slog.Level {
 	switch {
-	case answer.Status == http.StatusNotImplemented:
-		return slog.LevelInfo
-	case answer.Status >= 500 && answer.Code != wire.SlowDown.Code: // those come in floods and are counted
-		return slog.LevelWarn
+	case answer.Status == http.StatusNotImplemented, answer.Code == wire.SlowDown.Code, answer.Status < 500:
+		return slog.LevelDebug
 	}
-	return slog.LevelDebug
+	return slog.LevelWarn
 }
 
 // conditionHeaders are the headers that can fail a request, by precedence.

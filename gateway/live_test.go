@@ -100,6 +100,19 @@ func TestExpectContinue(t *testing.T) {
 		t.Fatalf("got %d %s, want 200", a.StatusCode, a.body)
 	}
 
+	// An empty body is asked for too, and a refusal of it closes.
+	say(t, c, s.head("PUT /b01/empty\nExpect: 100-continue", 0))
+	if a := hear(t, r); a.StatusCode != http.StatusContinue {
+		t.Fatalf("empty body: got %d, want 100", a.StatusCode)
+	}
+	if a := hear(t, r); a.StatusCode != http.StatusOK || a.Close {
+		t.Fatalf("empty body: got %d %s, want 200", a.StatusCode, a.body)
+	}
+	say(t, c, "PUT /b01/empty HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n")
+	if a := hear(t, r); a.StatusCode != http.StatusForbidden || !a.Close {
+		t.Errorf("empty body refused: got %d, close %v", a.StatusCode, a.Close)
+	}
+
 	refusals := map[string]string{
 		"AccessDenied":                  "PUT /b01/k HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
 		"EntityTooLarge":                s.head("PUT /b01/k\nExpect: 100-continue", 5<<30+1),
@@ -255,7 +268,7 @@ func TestSignedDocument(t *testing.T) {
 
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
-	s := start(t, func(o *gateway.Options) { o.IdleTimeout = 50 * time.Millisecond })
+	s := start(t, func(o *gateway.Options) { o.IdleTimeout = 400 * time.Millisecond })
 	s.must("PUT /b01")
 
 	c, r := s.dial()
@@ -290,7 +303,7 @@ func TestSlowClients(t *testing.T) {
 	s.fake.closed, s.fake.hold, s.fake.waiting = nil, make(chan struct{}), make(chan struct{}, 1)
 	got := s.later("GET /b01/small")
 	<-s.fake.waiting
-	time.AfterFunc(200*time.Millisecond, func() { close(s.fake.hold) })
+	time.AfterFunc(600*time.Millisecond, func() { close(s.fake.hold) })
 	if a := <-got; a == nil || a.body != "x" {
 		t.Errorf("slow engine: %+v", a)
 	}

@@ -83,6 +83,7 @@ type call struct {
 	source       copySource // of calls that copy
 	body         *countedBody
 	verifiedBody *sigv4.Body // nil until asked for
+	continued    bool        // 100 Continue was sent for an empty body
 	errorCode    string      // code of the error answered
 	objectSize   int64       // for the access log, -1 if there is none
 }
@@ -157,8 +158,21 @@ func (s *Server) serve(c *call) error {
 	if err := s.authorise(c); err != nil {
 		return err
 	}
+	if c.expectsEmpty() {
+		// net/http says 100 Continue when a body is read, and there is none.
+		// Clients that ask anyway (botocore) take a final answer alone for a
+		// refusal and are lost on the next request of the connection.
+		c.w.ResponseWriter.WriteHeader(http.StatusContinue)
+		c.continued = true
+	}
 	defer c.closeBody()
 	return c.op.handle(s, c)
+}
+
+// expectsEmpty reports whether the client waits for 100 Continue before it sends
+// a body of no bytes.
+func (c *call) expectsEmpty() bool {
+	return c.r.ContentLength == 0 && c.r.ProtoAtLeast(1, 1) && strings.EqualFold(c.r.Header.Get("Expect"), "100-continue")
 }
 
 // verify checks the signature: as the request came, and else under the public
@@ -273,7 +287,7 @@ func (s *Server) fail(c *call, err error) {
 	if answer.Code == wire.MethodNotAllowed.Code {
 		answer = allowHeader(h, answer)
 	}
-	if c.wantsClose() || answer.Code == wire.RequestTimeout.Code {
+	if c.wantsClose() || c.expectsEmpty() && !c.continued || answer.Code == wire.RequestTimeout.Code {
 		h.Set("Connection", "close")
 	}
 	c.body.limitDrain()
