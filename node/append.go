@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -518,9 +517,8 @@ func (d *Drive) discardActive() error {
 	d.segMu.Lock()
 	delete(d.segments, a.id)
 	d.segMu.Unlock()
-	if err := errors.Join(a.file.Close(), d.fs.Remove(d.layout.file(a.dir, a.id))); err != nil {
-		return d.failed(fmt.Sprintf("remove %s", fileName(a.dir, a.id)), err)
+	if err := errors.Join(a.file.Close(), d.discardFile(a.dir, a.id)); err != nil {
+		return d.failed("remove "+fileName(a.dir, a.id), err)
 	}
-	d.layout.settled(a.dir)
 	return nil
 }

@@ -240,7 +240,7 @@ func newDrive(path string, opts Options, sh *shared, lock io.Closer, super *Supe
 		places:       newPlaceCache(),
 		layout: &layout{
 			fs: opts.FS, path: opts.FS.PathJoin(path, "seg"), rand: opts.Rand, syncs: newDirSyncs(),
-			skipSync: opts.faults.skipDirSync, open: map[uint32]int{},
+			skipSync: opts.faults.skipDirSync, limit: opts.filesPerDir, open: map[uint32]int{},
 		},
 	}
 	d.epoch.Store(super.HighestEpoch)

@@ -199,6 +199,18 @@ func (d *Drive) unlink(dir uint32, id segment.ID) error {
 	return nil
 }
 
+// discardFile removes a segment file that never had a row. It is doomed until
+// that is durable, or a power cut could bring it back into a directory that
+// starts do not list.
+func (d *Drive) discardFile(dir uint32, id segment.ID) error {
+	err := d.index.applyBlind(func(b *pebble.Batch, _ *totals) error {
+		return b.Set(fileKey(tableDoomed, dir, id), nil, nil)
+	})
+	err = errors.Join(err, d.fs.Remove(d.layout.file(dir, id)))
+	d.layout.settled(dir)
+	return err
+}
+
 // punch zeroes a freed record, and gives its blocks back where the file system
 // can.
 func (d *Drive) punch(r *row) error {

@@ -22,6 +22,7 @@ type layout struct {
 	rand     io.Reader
 	syncs    *dirSyncs
 	skipSync bool
+	limit    int // files in a directory
 
 	// mu guards the fields below. Directories are made while it is held, so
 	// that nobody puts a file in one that is not durable yet.
@@ -43,7 +44,7 @@ func (l *layout) create() (vfs.File, segment.ID, uint32, error) {
 	if _, err := io.ReadFull(l.rand, id[8:]); err != nil {
 		return nil, id, 0, err
 	}
-	if l.files >= filesPerDir {
+	if l.files >= l.limit {
 		l.dir, l.files, l.exists = l.dir+1, 0, false
 	}
 	if !l.exists {

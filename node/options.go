@@ -139,8 +139,9 @@ type Options struct {
 	// they are only counted and logged.
 	OnBadShard func(BadShard)
 
-	faults faults
-	fsck   fsckMode
+	faults      faults
+	fsck        fsckMode
+	filesPerDir int // zero means 4,096
 }
 
 // fsckMode is how a drive is opened by Fsck.
@@ -193,6 +194,7 @@ func (o Options) withDefaults() Options {
 	if o.DiskUsage == nil {
 		o.DiskUsage = o.FS.GetDiskUsage
 	}
+	defaultTo(&o.filesPerDir, filesPerDir)
 	defaultTo(&o.SmallShardBytes, 1<<20)
 	defaultTo(&o.BufferBytes, 64<<20)
 	defaultTo(&o.SegmentBytes, 256<<20)

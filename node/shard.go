@@ -155,10 +155,10 @@ func (w *ShardWriter) discard() {
 	}
 	o := w.own
 	w.own = nil
-	if err := errors.Join(o.file.Close(), w.d.fs.Remove(w.d.layout.file(o.dir, o.id))); err != nil {
+	// Nothing of it was promised, so errors cost space at worst.
+	if err := errors.Join(o.file.Close(), w.d.discardFile(o.dir, o.id)); err != nil {
 		w.d.log.Warn("discarded shard not removed", "file", fileName(o.dir, o.id), "err", err)
 	}
-	w.d.layout.settled(o.dir)
 }
 
 var errWriterDone = errors.New("node: shard writer used after its end")

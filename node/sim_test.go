@@ -95,7 +95,7 @@ func (s *sim) options(fs vfs.FS) Options {
 		FS: fs, Clock: wallClock{}, Cluster: ClusterID{1}, Rand: rand.NewChaCha8([32]byte{byte(s.rng.Uint32())}),
 		SegmentBytes: 8192 << s.rng.IntN(4), SmallShardBytes: 4096, BufferBytes: 256 << 10, QueueRecords: 4,
 		MaintenanceInterval: -1, ScrubInterval: -1, ScrubBytesPerSecond: -1, CompactGrace: time.Nanosecond,
-		CompactLivePercent: 70, IndexCacheBytes: 1 << 20, faults: s.faults,
+		CompactLivePercent: 70, IndexCacheBytes: 1 << 20, faults: s.faults, filesPerDir: 6,
 	}
 }
 
@@ -210,6 +210,8 @@ func (s *sim) work(ctx context.Context, n *Node, rng *rand.Rand) error {
 			return nil
 		}
 		switch k := rng.IntN(100); {
+		case k < 5:
+			err = s.abort(ctx, n, rng)
 		case k < 50:
 			err = s.put(ctx, n, rng, nil)
 		case k < 60:
@@ -266,6 +268,21 @@ func (s *sim) answered() {
 	if s.acks--; s.acks == 0 && s.cut == nil {
 		s.takeCut()
 	}
+}
+
+// abort begins a large shard and gives it up.
+func (s *sim) abort(ctx context.Context, n *Node, rng *rand.Rand) error {
+	s.mu.Lock()
+	sh := &simShard{Shard: shardtest.NewShard(rng, 1, 8000+rng.IntN(20_000)), busy: true}
+	s.shards = append(s.shards, sh)
+	s.mu.Unlock()
+	w, err := n.Create(ctx, s.drive, &sh.Record, int64(len(sh.Framed)))
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(slices.Clone(sh.Framed))
+	w.Abort()
+	return err
 }
 
 // pick returns a shard that is acknowledged and that nobody works on.
@@ -389,7 +406,35 @@ func (s *sim) check(ctx context.Context, n *Node) error {
 	if len(listed) > 0 {
 		return fmt.Errorf("%d rows of shards that never were", len(listed))
 	}
+	if err := s.checkFiles(n); err != nil {
+		return err
+	}
 	return s.checkRecords(ctx, n, records)
+}
+
+// checkFiles says that no file is there that the index does not know: nobody
+// would ever remove it.
+func (s *sim) checkFiles(n *Node) error {
+	d := n.Drives()[0]
+	dirs, err := d.listDirs(0)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		ids, err := d.listDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			d.segMu.Lock()
+			known, err := d.knowsFile(dir, id)
+			d.segMu.Unlock()
+			if err != nil || !known {
+				return fmt.Errorf("%s is there and unknown to the index: %v", fileName(dir, id), err)
+			}
+		}
+	}
+	return nil
 }
 
 func (s *sim) checkRecords(ctx context.Context, n *Node, records []*simRecord) error {
