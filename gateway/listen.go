@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/ruche-storage/ruche/gateway/wire"
 )
 
 // maxHeaderBytes bounds the head of a request. AWS takes 8 KiB of headers;
@@ -32,9 +35,13 @@ func (s *Server) HTTP() *http.Server {
 		ConnState: func(c net.Conn, state http.ConnState) {
 			if c, ok := c.(*conn); ok && state == http.StateIdle {
 				c.nextHead.Store(true)
+				c.serving.Store(false)
 			}
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if c, ok := c.(*conn); ok {
+				c.rephrase = s.rephrase
+			}
 			return context.WithValue(ctx, connKey{}, c)
 		},
 		DisableGeneralOptionsHandler: true,
@@ -95,13 +102,15 @@ func (l listener) Accept() (net.Conn, error) {
 // Of pipelined requests, which no S3 client sends, only the first is looked at.
 type conn struct {
 	net.Conn
-	nextHead atomic.Bool // set by ConnState
-	inHead   bool        // owned by Read, which net/http never runs twice at a time
-	first    bool        // on the request line
-	line     []byte      // a line that is held back because it may be an Expect header
-	holding  bool        // all of the line so far is in line
-	empty    bool        // nothing of the line was seen yet
-	ready    []byte      // to be handed out: the rest of buf
+	serving  atomic.Bool                // a request has reached the handler
+	rephrase func(answer []byte) []byte // set before the first request, nil without [Server.HTTP]
+	nextHead atomic.Bool                // set by ConnState
+	inHead   bool                       // owned by Read, which net/http never runs twice at a time
+	first    bool                       // on the request line
+	line     []byte                     // a line that is held back because it may be an Expect header
+	holding  bool                       // all of the line so far is in line
+	empty    bool                       // nothing of the line was seen yet
+	ready    []byte                     // to be handed out: the rest of buf
 	buf      []byte
 	err      error // to be handed out behind ready
 }
@@ -182,6 +191,42 @@ func unhide(h http.Header) {
 		h["Expect"] = v
 		delete(h, hidden)
 	}
+}
+
+// Write implements [net.Conn]. While no request has reached the handler, what is
+// written is net/http's own answer to a head that it could not parse.
+func (c *conn) Write(p []byte) (int, error) {
+	if c.rephrase != nil && !c.serving.Load() {
+		if answer := c.rephrase(p); answer != nil {
+			if _, err := c.Conn.Write(answer); err != nil {
+				return 0, err
+			}
+			return len(p), nil
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// rephrase turns net/http's plain-text answers into ones that S3's clients can
+// read. It returns nil for what is no such answer.
+func (s *Server) rephrase(answer []byte) []byte {
+	const plain = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+	status, ok := bytes.CutPrefix(answer, []byte("HTTP/1.1 "))
+	status, message, found := bytes.Cut(status, []byte(plain))
+	if !ok || !found || len(status) < 3 {
+		return nil
+	}
+	e := wire.BadRequest.Say("An error occurred when parsing the HTTP request.")
+	if bytes.HasPrefix(status, []byte("431")) {
+		e = wire.NewError(http.StatusBadRequest, "RequestHeaderSectionTooLarge", "Your request header section exceeds the maximum allowed size.")
+	}
+	id := s.opts.RequestID()
+	s.opts.Log.Debug("request not parsed", "request", id, "answer", string(message))
+	s.metrics.unparsed.Inc()
+	body := e.AppendXML(nil, "", id, s.opts.HostID)
+	head := fmt.Sprintf("HTTP/1.1 400 Bad Request\r\nDate: %s\r\nServer: %s\r\nX-Amz-Request-Id: %s\r\nX-Amz-Id-2: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		wire.HTTPTime(s.opts.Now()), serverHeader[0], id, s.opts.HostID, wire.ContentTypeXML, len(body))
+	return append([]byte(head), body...)
 }
 
 // CloseWrite ends the sending half, so that net/http can let a client read the

@@ -18,6 +18,7 @@ type Metrics struct {
 	aborted          *prometheus.CounterVec   // operation; replies broken off
 	inFlight         prometheus.Gauge
 	refused          prometheus.Counter // requests over the limit
+	unparsed         prometheus.Counter // heads that were no HTTP
 	accessLogDropped prometheus.Counter
 	accessLogErrors  prometheus.Counter
 }
@@ -44,6 +45,7 @@ func newMetrics() *Metrics {
 			Namespace: "ruche", Subsystem: "s3", Name: "requests_in_flight", Help: "Requests being served.",
 		}),
 		refused:          single("requests_refused_total", "Requests answered SlowDown because too many were being served."),
+		unparsed:         single("requests_unparsed_total", "Requests whose head was not valid HTTP."),
 		accessLogDropped: single("access_log_dropped_total", "Lines of the access log dropped because it could not keep up."),
 		accessLogErrors:  single("access_log_errors_total", "Failed writes of the access log."),
 	}
@@ -52,7 +54,7 @@ func newMetrics() *Metrics {
 func (m *Metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.requests, m.errors, m.duration, m.received, m.sent, m.aborted, m.inFlight,
-		m.refused, m.accessLogDropped, m.accessLogErrors,
+		m.refused, m.unparsed, m.accessLogDropped, m.accessLogErrors,
 	}
 }
 

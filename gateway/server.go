@@ -90,6 +90,9 @@ type call struct {
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+		c.serving.Store(true)
+	}
 	if s.health(w, r) {
 		return
 	}
