@@ -72,6 +72,7 @@ func TestExitCodes(t *testing.T) {
 		{"no server", []string{"status", "--data", missing}, nil, exitFailure, "--admin"},
 		{"no credentials", []string{"status", "--data", missing, "--admin", "127.0.0.1:1"}, nil, exitFailure, "RUCHE_ROOT_USER"},
 		{"server cannot be reached", []string{"status", "--admin", "127.0.0.1:1"}, []string{"RUCHE_ROOT_USER=root", "RUCHE_ROOT_PASSWORD=12345678"}, exitFailure, "http://127.0.0.1:1"},
+		{"unknown setting for another command", []string{"status"}, []string{"RUCHE_DTA=x"}, exitUsage, "RUCHE_DATA"},
 		{"drive that is none", []string{"drive", "fsck", missing}, nil, exitFailure, missing},
 	} {
 		code, out, errs := alone(t, tt.environ, tt.args...)

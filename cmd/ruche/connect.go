@@ -36,7 +36,7 @@ func (a *app) adminFlags(c *cobra.Command) *cobra.Command {
 func (a *app) client() (*admin.Client, error) {
 	settings, err := config.Load(config.Source{File: a.file(), Environ: a.environ})
 	if err != nil {
-		return nil, err
+		return nil, &usageError{err}
 	}
 	dir := a.stateDir(settings)
 	base := a.admin

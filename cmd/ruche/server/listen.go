@@ -17,14 +17,13 @@ import (
 	"github.com/ruche-storage/ruche/gateway/admin"
 )
 
-// Limits of HTTP. A connection that waits costs its goroutine and two buffers
-// of 4 KiB, so the time it may be idle can be long.
+// Limits of HTTP on the admin listener.
 const (
 	readHeaderTimeout = 15 * time.Second
+	readTimeout       = 30 * time.Second // of a whole call, which is at most 64 KiB
+	writeTimeout      = 5 * time.Minute  // a drive is formatted within a call
 	idleTimeout       = 2 * time.Minute
-	// maxHeaderBytes has room for a key of 1,024 bytes, each as %XX, 2 KiB of
-	// metadata in the same form and a presigned query with a session token.
-	maxHeaderBytes = 64 << 10
+	maxHeaderBytes    = 16 << 10
 )
 
 // listeners are the bound addresses of a server. Binding comes before anything
@@ -123,13 +122,16 @@ func isLoopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// httpServer returns a server of h with the limits above.
+// httpServer returns a server of the admin API with the limits above. That of
+// S3 comes from package gateway.
 func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &http1,

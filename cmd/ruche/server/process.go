@@ -226,6 +226,8 @@ func (p *process) announce() error {
 		return fileError("write "+name, err)
 	}
 	p.Log.Info("serving", "version", p.Version, "cluster", p.id.Cluster.String(), "s3", e.S3, "admin", e.Admin)
-	_, err := fmt.Fprint(p.Out, p.welcome(e))
-	return err
+	if _, err := fmt.Fprint(p.Out, p.welcome(e)); err != nil {
+		p.Log.Warn("print where the server is", "err", err) // who cannot read it reads the log
+	}
+	return nil
 }
