@@ -168,7 +168,7 @@ func (r *report) ratioRows() [][]string {
 // writeTable writes the report for a terminal.
 func (r *report) writeTable(w io.Writer) error {
 	m, o := r.Machine, r.Options
-	fmt.Fprintf(w, "%s, %d processors, MD5 %.2f GB/s, 4 KiB + fdatasync %.2f ms on %s\n", m.CPU, m.Processors, m.MD5, m.Sync, m.FileSystem)
+	fmt.Fprintf(w, "%s, %d processors, load %.1f, MD5 %.2f GB/s, 4 KiB + fdatasync %.2f ms on %s\n", m.CPU, m.Processors, m.Load, m.MD5, m.Sync, m.FileSystem)
 	fmt.Fprintf(w, "%.3g s a step, %d rounds, medians; CPU and RSS are the server's; the unit of LIST is a key\n\n", o.Seconds, o.Rounds)
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, rows := range [][][]string{r.rows(), r.ratioRows()} {
@@ -195,6 +195,7 @@ func (r *report) writeMarkdown(file string) error {
 	for _, line := range [][2]string{
 		{"machine", fmt.Sprintf("%s, %d processors, %.0f GiB, Linux %s, %s", m.CPU, m.Processors, m.MemoryGiB, m.Kernel, m.FileSystem)},
 		{"MD5, one core", fmt.Sprintf("%.2f GB/s (%.2f CPU s/GiB)", m.MD5, float64(gib)/1e9/m.MD5)},
+		{"load before the run", fmt.Sprintf("%.1f", m.Load)},
 		{"4 KiB and fdatasync", fmt.Sprintf("p50 %.3f ms", m.Sync)},
 		{"commit", o.Commit}, {"measured", strings.Join(o.Sides, "; ")}, {"durability", o.Durability},
 		{"method", fmt.Sprintf("%.3g s a step after %.3g s of warm-up, %d rounds, medians; empty drives for each step: %t", o.Seconds, o.WarmUp, o.Rounds, o.Fresh)},
