@@ -269,6 +269,77 @@ func TestRebuildDistrusts(t *testing.T) {
 	w.expectWhole(bodies)
 }
 
+// TestRebuildProves: that the new drive lists a shard is not enough to close.
+func TestRebuildProves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{groups: 1})
+	bodies := w.load(5)
+	old, fresh := w.drives[2], w.newDrive()
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	table, err := w.meta.PGs(t.Context())
+	check(t, err)
+	moving := w.bg.rebuild.note(table)
+	_, err = w.bg.rebuild.scan(t.Context(), moving[0], scanAll)
+	check(t, err)
+	w.expectWhole(bodies)
+	w.plant("object003", slices.Index(moving[0].Newest().Members, fresh.ID))
+	w.shards.lose(old)
+	check(t, w.bg.rebuild.complete(t.Context(), moving[0]))
+	if _, left := w.generations(); left != 1 {
+		t.Error("closed by the scan that found a shard missing")
+	}
+	w.expectWhole(bodies)
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, left := w.generations(); left != 0 {
+		t.Errorf("not closed by the next: %+v", w.RebuildState())
+	}
+}
+
+// TestRebuildSilent: while too many members cannot be asked what they hold,
+// nothing is closed over a chunk that the others may never have had.
+func TestRebuildSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{groups: 1, scheme: metadata.NewScheme(2, 2)})
+	bodies := w.load(3)
+	w.shards.lose(w.drives[2])
+	bodies["short"] = payload(40_000, 1)
+	w.mustPut("short", bodies["short"])
+	_, _, chunks := w.chunksOf("short")
+	members := w.topology.pgs.Load().Groups[0].Newest().Members
+	check(t, w.node.Free(t.Context(), w.drives[3], refsOf(&chunks[0], slices.Index(members, w.drives[3]))))
+	w.shards.reset()
+	old, fresh := w.drives[0], w.newDrive()
+	w.shards.lose(old, w.drives[1]) // all that have it
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, moving := w.generations(); moving != 1 {
+		t.Error("closed while all drives that have a chunk were silent")
+	}
+	w.shards.reset()
+	check(t, w.bg.repair.scanShort(t.Context()))
+	w.drain(t.Context())
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, moving := w.generations(); moving != 0 {
+		t.Error("not closed afterwards")
+	}
+	w.expectWhole(bodies)
+}
+
+// TestRebuildOfMirror: with 1+1 the one other drive is proof enough.
+func TestRebuildOfMirror(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{groups: 3, scheme: metadata.NewScheme(1, 1)})
+	bodies := w.load(5)
+	old, fresh := w.drives[0], w.newDrive()
+	w.shards.lose(old)
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, moving := w.generations(); moving != 0 {
+		t.Errorf("not closed: %+v", w.RebuildState())
+	}
+	w.expectWhole(bodies)
+}
+
 // TestRebuildWaitsForWriters: a body that began to arrive before the drive was
 // replaced is written to the old one; the generation does not close before it
 // is committed and moved.

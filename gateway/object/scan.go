@@ -25,7 +25,7 @@ type scanResult struct {
 	chunks  int64     // that the metadata refer to
 	missing [32]int64 // lacked by a new member when the scan came by
 	failed  [32]int64 // of these, not repaired
-	proof   bool      // every chunk of which k shards are left was listed
+	proof   bool      // of a scanProof: every chunk that can be read was listed
 }
 
 // listing walks the rows of a group in the index of one drive.
@@ -190,11 +190,53 @@ func (r *rebuilder) scan(ctx context.Context, pg *metadata.PG, mode scanMode) (*
 	if err == nil {
 		err = flush()
 	}
-	found.proof = silent < int(pg.Scheme.Data)
-	if err == nil {
-		r.counted(pg, mode, found)
+	if err != nil {
+		return found, err
+	}
+	r.counted(pg, mode, found)
+	if mode == scanProof {
+		found.proof, err = r.listedAll(ctx, pg, silent)
 	}
 	return found, err
+}
+
+// listedAll reports whether a union of lists, to which some drives were silent,
+// names every chunk of a group. A chunk of which k shards are left is missed
+// only if k drives are silent. But then too it was written to all members, so
+// that any that is not new lists it, unless the short index says otherwise.
+func (r *rebuilder) listedAll(ctx context.Context, pg *metadata.PG, silent int) (bool, error) {
+	if silent < int(pg.Scheme.Data) {
+		return true, nil
+	}
+	targets, old := moved(pg), 0
+	for i, drive := range pg.Newest().Members {
+		if targets&(1<<i) == 0 && r.g.e.options.Drives.Condition(drive).Readable {
+			old++
+		}
+	}
+	if old == 0 {
+		return false, nil
+	}
+	for group := range dataGroups {
+		for after := (*metadata.Short)(nil); ; {
+			rows, err := r.g.e.meta.Short(ctx, group, after, shortPage)
+			if err != nil {
+				return false, fmt.Errorf("object: short index of group %d: %w", group, err)
+			}
+			for i := range rows {
+				ref := metadata.BucketRef{Group: group, ID: rows[i].Bucket}
+				chunks, err := r.g.e.meta.Chunks(ctx, ref, rows[i].Part, rows[i].ChunkNo, 1)
+				if err != nil || len(chunks) > 0 && chunks[0].PG == pg.ID {
+					return false, err
+				}
+			}
+			if len(rows) < shortPage {
+				break
+			}
+			after = &rows[len(rows)-1]
+		}
+	}
+	return true, nil
 }
 
 // counted takes over what a scan has counted.
