@@ -150,7 +150,6 @@ func (w *world) rot(drive topology.DriveID) {
 	}
 }
 
-
 // TestRepairRot: rot in as many drives as may be lost is found by a scrub,
 // repaired, and found right by the drives.
 func TestRepairRot(t *testing.T) {
