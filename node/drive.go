@@ -356,7 +356,7 @@ func (d *Drive) updateSuperblock(change func(*Superblock)) error {
 	change(&s)
 	s.Sequence++
 	s.HighestEpoch = max(s.HighestEpoch, d.epoch.Load())
-	if err := writeSuperblock(d.fs, d.path, &s); err != nil {
+	if err := d.writeOwn(&s); err != nil {
 		if !isNoSpace(err) {
 			d.fence(fmt.Errorf("superblock: %w", err))
 		}
@@ -396,11 +396,25 @@ func (d *Drive) recordFence() {
 		return
 	}
 	s.Fenced, s.Sequence = d.fenceErr.Error(), s.Sequence+1
-	if err := writeSuperblock(d.fs, d.path, &s); err != nil {
+	if err := d.writeOwn(&s); err != nil {
 		d.log.Error("fence not recorded on the drive", "err", err)
 		return
 	}
 	d.super = s
+}
+
+// writeOwn writes the drive's superblock over the one it has. A directory that
+// holds another or none is a new device mounted in its place, or was emptied:
+// nothing of this drive may be put there. The caller holds superMu.
+func (d *Drive) writeOwn(s *Superblock) error {
+	found, err := readSuperblock(d.fs, d.path)
+	if err != nil {
+		return err
+	}
+	if found.Drive != d.id {
+		return fmt.Errorf("node: %s: drive %s is mounted in the place of %s", d.path, found.Drive, d.id)
+	}
+	return writeSuperblock(d.fs, d.path, s)
 }
 
 // Fence takes the drive out of service, as a failed write would. It is opened

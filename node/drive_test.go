@@ -415,3 +415,23 @@ func workload(w *workbench) (acked []*shardtest.Shard, err error) {
 	}
 	return acked, nil
 }
+
+// TestPlaceTaken has a drive fenced whose directory was replaced by an empty
+// one, as when a new device is mounted there: nothing may be written to it.
+func TestPlaceTaken(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	format(t, fs, "/d")
+	w := open(t, quietOptions(fs), "/d")
+	w.put(5000)
+	if err := errors.Join(fs.RemoveAll("/d"), fs.MkdirAll("/d", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w.d.Fence("its device is gone")
+	w.d.space.setShare(1, true)
+	_ = w.d.close() // whatever it says, the directory counts
+	names, err := fs.List("/d")
+	if err != nil || len(names) > 0 {
+		t.Errorf("the new directory holds %q, %v; want nothing", names, err)
+	}
+}

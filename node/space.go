@@ -175,6 +175,9 @@ func (s *space) removeBallast() {
 // keepBallast makes the ballast if it is wanted and there is room for it and
 // twice the reserve, and removes one that is not wanted.
 func (s *space) keepBallast() {
+	if s.drive.isFenced() {
+		return // another device may be mounted in its place
+	}
 	s.mu.Lock()
 	have, want := s.ballast, s.wanted
 	room := s.known && int64(s.usage.AvailBytes) > want+2*s.reserve()
