@@ -760,3 +760,24 @@ func (m *gcModel) end() {
 		w.t.Errorf("%d in quarantine", s.Quarantined)
 	}
 }
+
+// TestQuarantineClock: a counter that is behind what it was, as after a
+// restore, begins the quarantine anew.
+func TestQuarantineClock(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{})
+	c := w.bg.collect
+	day := uint64((24 * time.Hour).Microseconds())
+	v := &verdict{record: &metadata.Record{}}
+	for _, step := range []struct {
+		clock uint64
+		want  bool
+	}{
+		{10 * day, false}, {10*day + day/2, false}, {3 * day, false}, {4*day - 1, false}, {4 * day, true},
+	} {
+		v.clock = step.clock
+		if got := c.quarantined(w.drives[0], v, 1); got != step.want {
+			t.Errorf("at %d: %t", step.clock, got)
+		}
+	}
+}
