@@ -45,13 +45,14 @@ const conditionAge = 100 * time.Millisecond
 
 // conditions tells the engine how drives are. It is safe for concurrent use.
 type conditions struct {
-	node *node.Node
-	now  func() time.Time
+	ask func() map[topology.DriveID]object.Condition
+	now func() time.Time
 
-	// mu guards known, what was true at the time asked.
+	// mu guards known, what was true at the time asked, if fresh.
 	mu    sync.Mutex
 	known map[topology.DriveID]object.Condition
 	asked time.Time
+	fresh bool
 }
 
 // Condition implements object.Drives.
@@ -59,8 +60,8 @@ func (c *conditions) Condition(id topology.DriveID) object.Condition {
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if age := now.Sub(c.asked); c.known == nil || age < 0 || age > conditionAge {
-		c.known, c.asked = conditionsOf(c.node), now
+	if age := now.Sub(c.asked); !c.fresh || age < 0 || age > conditionAge {
+		c.known, c.asked, c.fresh = c.ask(), now, true
 	}
 	return c.known[id]
 }
@@ -69,7 +70,7 @@ func (c *conditions) Condition(id topology.DriveID) object.Condition {
 func (c *conditions) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known = nil
+	c.fresh = false
 }
 
 func conditionsOf(n *node.Node) map[topology.DriveID]object.Condition {
@@ -248,16 +249,35 @@ func movingMembers(t *metadata.PGTable) map[topology.DriveID]int {
 
 // movers are the members of a group that do not hold everything yet.
 func movers(pg *metadata.PG) (out []topology.DriveID) {
-	newest := pg.Newest()
-	for i, member := range newest.Members {
-		for g := len(pg.Generations) - 1; g > 0 && pg.Generations[g].Members[i] == member; g-- {
-			// It came in with generation g if it was not there before.
-			if pg.Generations[g-1].Members[i] != member && pg.Generations[g].Moving {
-				out = append(out, member)
-			}
+	for i, member := range pg.Newest().Members {
+		if g := cameWith(pg, i, len(pg.Generations)-1); pg.Generations[g].Moving && g > 0 {
+			out = append(out, member)
 		}
 	}
 	return out
+}
+
+// cameWith returns the generation with which member i of generation g came in,
+// the first one there is if it was there already.
+func cameWith(pg *metadata.PG, i, g int) int {
+	for g > 0 && pg.Generations[g-1].Members[i] == pg.Generations[g].Members[i] {
+		g--
+	}
+	return g
+}
+
+// whole reports whether all that member i should hold can be read: what was
+// written since a drive came in is there, what was written before is on those
+// before it, back to one that has everything of its time.
+func whole(pg *metadata.PG, i int, drives object.Drives) bool {
+	for g := len(pg.Generations) - 1; ; g-- {
+		if !drives.Condition(pg.Generations[g].Members[i]).Readable {
+			return false
+		}
+		if g = cameWith(pg, i, g); g == 0 || !pg.Generations[g].Moving {
+			return true
+		}
+	}
 }
 
 // Repair implements admin.Cluster.
@@ -356,7 +376,7 @@ func (c *control) safety(ctx context.Context) (*admin.Safety, error) {
 }
 
 // safetyOf looks at groups only. A member that does not hold everything yet
-// counts as lost while the one it replaces is away.
+// counts as lost while the one it replaced is away.
 func safetyOf(t *metadata.PGTable, drives object.Drives, degrade bool) *admin.Safety {
 	s := &admin.Safety{}
 	if len(t.Groups) == 0 {
@@ -374,11 +394,7 @@ func safetyOf(t *metadata.PGTable, drives object.Drives, degrade bool) *admin.Sa
 			if condition.Writable {
 				writable++
 			}
-			whole := condition.Readable && !slices.Contains(late, member)
-			for g := 0; !whole && g < len(pg.Generations)-1; g++ {
-				whole = drives.Condition(pg.Generations[g].Members[j]).Readable
-			}
-			if !whole {
+			if !whole(pg, j, drives) {
 				lost++
 			}
 			if !condition.Readable || slices.Contains(late, member) {

@@ -192,7 +192,7 @@ func (p *process) openDrives(ctx context.Context) error {
 		return fmt.Errorf("drives: %w", err)
 	}
 	p.node, p.away = n, refused
-	p.conditions = &conditions{node: n, now: p.Now}
+	p.conditions = &conditions{ask: func() map[topology.DriveID]object.Condition { return conditionsOf(n) }, now: p.Now}
 	p.onClose("drives", n.Close)
 	for _, r := range refused {
 		if p.first.is || errors.Is(r.Err, node.ErrInUse) || errors.Is(r.Err, node.ErrForeignDrive) {
