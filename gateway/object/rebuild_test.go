@@ -411,7 +411,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, setup{groups: 4, options: func(o *Options) {
-			o.Background = &BackgroundOptions{RebuildPeriod: time.Second, RepairBytesPerSecond: 4 << 20}
+			o.Background = &BackgroundOptions{RebuildPeriod: 5 * time.Second, RepairBytesPerSecond: 4 << 20}
 			o.TrashGrace = time.Minute
 		}})
 		bodies := w.load(20)
