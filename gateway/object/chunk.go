@@ -109,7 +109,10 @@ func (w *partWriter) startChunk(ctx context.Context, pg *metadata.PG, no uint32,
 		l.index, l.drive = i, generation.Members[i]
 		l.queue = make(chan *stripe, laneQueue)
 		own := rec
-		w.e.tasks.Go(func() { c.run(ctx, l, &own) })
+		// A lane is told by c.aborted that nobody wants its shard any more. A
+		// context that ends in the middle of Close would leave unknown whether
+		// the shard became durable, and then nobody could free it.
+		w.e.tasks.Go(func() { c.run(context.WithoutCancel(ctx), l, &own) })
 	}
 	return c, nil
 }
