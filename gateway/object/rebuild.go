@@ -64,6 +64,12 @@ type groupRebuild struct {
 	// before.
 	opened uint64
 	drives [32]driveProgress // by member
+	// due is when the group is scanned again after it could not be closed, and
+	// tries how often that was. ready says that nothing but writers, who may
+	// still use the members before, is waited for.
+	due   time.Time
+	tries int
+	ready bool
 }
 
 // driveProgress counts shards that a member lacks.
@@ -143,7 +149,34 @@ func (r *rebuilder) round(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return errors.Join(err, r.each(ctx, moving, r.complete), r.g.retireDrives(ctx))
+	err = errors.Join(err, r.each(ctx, moving, r.complete))
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	r.putOff(moving)
+	return errors.Join(err, r.g.retireDrives(ctx))
+}
+
+// putOff has groups that are still moving wait before they are scanned again:
+// a scan reads the index of all their drives.
+func (r *rebuilder) putOff(groups []*metadata.PG) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.g.e.options.Now()
+	for _, pg := range groups {
+		if group := r.groups[pg.ID]; group != nil && !group.ready {
+			group.due = now.Add(min(r.g.o.RetryDelay<<min(group.tries, 16), r.g.o.TransientDelay))
+			group.tries++
+		}
+	}
+}
+
+// isDue reports whether a group is to be worked on. It needs mu.
+func (r *rebuilder) isDue(group *groupRebuild) bool {
+	if group.ready {
+		return !r.g.writersUntil(group.opened)
+	}
+	return !group.due.After(r.g.e.options.Now())
 }
 
 // each calls f for groups, some at a time. Their failures are noted; only the
@@ -187,8 +220,8 @@ func (r *rebuilder) failed(err error) {
 	r.lastErrors = append(r.lastErrors, err.Error())
 }
 
-// note returns the groups of a table that are moving, those with the fewest
-// readable members first, and forgets the others.
+// note returns the groups of a table that are moving and due, those with the
+// fewest readable members first, and forgets those that are not moving.
 func (r *rebuilder) note(table *metadata.PGTable) []*metadata.PG {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,11 +233,14 @@ func (r *rebuilder) note(table *metadata.PGTable) []*metadata.PG {
 		if targets == 0 {
 			continue
 		}
-		moving = append(moving, pg)
 		still[pg.ID] = true
 		if known := r.groups[pg.ID]; known != nil && known.generation == pg.Newest().Number {
+			if r.isDue(known) {
+				moving = append(moving, pg)
+			}
 			continue
 		}
+		moving = append(moving, pg)
 		fresh := &groupRebuild{generation: pg.Newest().Number, opened: r.g.e.Leases().Current}
 		for i, drive := range pg.Newest().Members {
 			if targets&(1<<i) != 0 {
@@ -269,8 +305,10 @@ func (r *rebuilder) complete(ctx context.Context, pg *metadata.PG) error {
 		}
 	}
 	if targets == 0 || !r.writersGone(pg) {
+		r.setReady(pg, targets != 0)
 		return nil
 	}
+	r.setReady(pg, false)
 	found, err = r.scan(ctx, pg, scanProof)
 	if err != nil || !found.proof {
 		return err
@@ -291,6 +329,14 @@ func (r *rebuilder) complete(ctx context.Context, pg *metadata.PG) error {
 	delete(r.groups, pg.ID)
 	r.g.e.log.InfoContext(ctx, "placement group rebuilt", "pg", pg.ID, "generation", pg.Newest().Number, "chunks", found.chunks)
 	return nil
+}
+
+func (r *rebuilder) setReady(pg *metadata.PG, ready bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if group := r.groups[pg.ID]; group != nil {
+		group.ready = ready
+	}
 }
 
 // writersGone reports whether no request is running that may have chosen an

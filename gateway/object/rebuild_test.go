@@ -201,6 +201,7 @@ func TestRebuildResumes(t *testing.T) {
 func TestRebuildBlocked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{groups: 2})
+	w.bg.o.RetryDelay = 0 // rounds follow one another
 	bodies := w.load(6)
 	old, fresh := w.drives[0], w.newDrive()
 	// Too few others have one object: only the old drive still has enough.
@@ -246,6 +247,7 @@ func TestRebuildBlocked(t *testing.T) {
 func TestRebuildDistrusts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{groups: 4, scheme: metadata.NewScheme(3, 3)})
+	w.bg.o.RetryDelay = 0 // rounds follow one another
 	bodies := w.load(20)
 	old, fresh := w.drives[0], w.newDrive()
 	for i := range 20 {
@@ -273,6 +275,7 @@ func TestRebuildDistrusts(t *testing.T) {
 func TestRebuildProves(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{groups: 1})
+	w.bg.o.RetryDelay = 0 // rounds follow one another
 	bodies := w.load(5)
 	old, fresh := w.drives[2], w.newDrive()
 	check(t, w.ReplaceDrive(t.Context(), old, fresh))
@@ -300,6 +303,7 @@ func TestRebuildProves(t *testing.T) {
 func TestRebuildSilent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, setup{groups: 1, scheme: metadata.NewScheme(2, 2)})
+	w.bg.o.RetryDelay = 0 // rounds follow one another
 	bodies := w.load(3)
 	w.shards.lose(w.drives[2])
 	bodies["short"] = payload(40_000, 1)
@@ -440,6 +444,45 @@ func TestRebuildUnderLoad(t *testing.T) {
 		}
 		w.expectWhole(bodies)
 	})
+}
+
+// TestRebuildPutsOff: a group that cannot be closed is not scanned all the
+// time.
+func TestRebuildPutsOff(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{groups: 1})
+	w.mustPut("object", payload(100_000, 1))
+	_, _, chunks := w.chunksOf("object")
+	old, fresh := w.drives[0], w.newDrive()
+	freed := 0
+	for i, d := range w.topology.pgs.Load().Groups[0].Newest().Members {
+		if d != old && freed < 2 {
+			freed++
+			check(t, w.node.Free(t.Context(), d, refsOf(&chunks[0], i)))
+		}
+	}
+	w.shards.lose(old)
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	rounds := func(n int, every time.Duration) (failures int) {
+		w.bg.rebuild.lastErrors = nil
+		for range n {
+			check(t, w.bg.rebuild.round(t.Context()))
+			w.sleep(every)
+		}
+		return len(w.RebuildState().LastErrors)
+	}
+	if n := rounds(30, time.Second); n == 0 || n > 2 {
+		t.Errorf("%d failures in half a minute", n)
+	}
+	if n := rounds(60, time.Minute); n < 6 || n > 16 {
+		t.Errorf("%d failures in an hour", n)
+	}
+	w.shards.reset()
+	w.sleep(w.bg.o.TransientDelay)
+	rounds(1, 0)
+	if _, moving := w.generations(); moving != 0 {
+		t.Error("not closed when the old drive was back")
+	}
 }
 
 // TestClosable: generations close oldest first, and only with everything that
