@@ -504,6 +504,7 @@ func (d *Drive) retireActive(extra int64) error {
 	}
 	d.active = nil
 	d.layout.settled(a.dir)
+	d.trim(a.file, fileName(a.dir, a.id))
 	if err := a.file.Close(); err != nil {
 		return d.syncFailed("close a segment", err)
 	}

@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -433,5 +436,79 @@ func TestPlaceTaken(t *testing.T) {
 	names, err := fs.List("/d")
 	if err != nil || len(names) > 0 {
 		t.Errorf("the new directory holds %q, %v; want nothing", names, err)
+	}
+}
+
+// TestTrim looks at the blocks of real files: what was set aside for a shared
+// segment is given back when it is closed, and by the start after a crash.
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	opts := quietOptions(vfs.Default)
+	opts.BallastBytes = -1
+	opts.PreallocateBytes = 8 << 20
+	format(t, vfs.Default, dir)
+	occupied := func() (sum int64) {
+		err := filepath.WalkDir(filepath.Join(dir, "seg"), func(_ string, e fs.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+			info, err := e.Info()
+			if err == nil {
+				sum += info.Sys().(*syscall.Stat_t).Blocks * 512
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	w := open(t, opts, dir)
+	w.put(5000)
+	if got := occupied(); got < opts.PreallocateBytes {
+		t.Skipf("the file system of %s sets nothing aside: %d bytes occupied", dir, got)
+	}
+	w.close()
+	if got := occupied(); got > 1<<20 {
+		t.Errorf("%d bytes occupied after a stop, want little more than a shard", got)
+	}
+
+	// A crash closes nothing: what it leaves is a segment without a row.
+	w = open(t, opts, dir)
+	w.put(5000)
+	crashed := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+	if err := errors.Join(os.RemoveAll(dir), os.Rename(crashed, dir)); err != nil {
+		t.Fatal(err)
+	}
+	setAside(t, dir, opts.PreallocateBytes)
+	if got := occupied(); got < opts.PreallocateBytes {
+		t.Fatalf("%d bytes occupied before the start after a crash", got)
+	}
+	w = open(t, opts, dir)
+	defer w.close()
+	if got := occupied(); got > 1<<20 {
+		t.Errorf("%d bytes occupied after a crash, want little more than two shards", got)
+	}
+}
+
+// setAside gives the newest segment file blocks behind its end, as a crashed
+// process leaves them.
+func setAside(t *testing.T, dir string, bytes int64) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "seg", "*", "*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	f, err := vfs.Default.OpenReadWrite(names[len(names)-1], vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Preallocate(0, bytes), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }

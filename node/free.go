@@ -243,6 +243,21 @@ func punchHole(f vfs.File, offset, length int64) error {
 	return punchDescriptor(f.Fd(), offset, length)
 }
 
+// trim gives back the blocks that were set aside behind the end of a file. It
+// changes no byte of the file, so nothing depends on its success.
+func (d *Drive) trim(f vfs.File, name string) {
+	if d.opts.PreallocateBytes <= 0 || f.Fd() == vfs.InvalidFd {
+		return
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = trimDescriptor(f.Fd(), info.Size())
+	}
+	if err != nil && !errors.Is(err, vfs.ErrUnsupported) {
+		d.log.Warn("space behind the end of a segment not given back", "file", name, "err", err)
+	}
+}
+
 // reap makes the removal of doomed files durable and forgets them.
 func (d *Drive) reap() error {
 	var keys [][]byte

@@ -14,3 +14,7 @@ func punchDescriptor(fd uintptr, offset, length int64) error {
 	}
 	return err
 }
+
+// trimDescriptor gives back the blocks that were set aside behind the end of a
+// file of the given length.
+func trimDescriptor(fd uintptr, length int64) error { return unix.Ftruncate(int(fd), length) }

@@ -151,6 +151,7 @@ func (d *Drive) recoverDir(ctx context.Context, dir uint32) error {
 		if err := d.recoverFile(dir, id); err != nil {
 			return fmt.Errorf("recover %s: %w", fileName(dir, id), err)
 		}
+		d.trimFile(dir, id)
 	}
 	d.layout.found(dir, len(ids), segment.ID{})
 	if !added {
@@ -161,6 +162,21 @@ func (d *Drive) recoverDir(ctx context.Context, dir uint32) error {
 		return d.syncFailed("sync directory", err)
 	}
 	return nil
+}
+
+// trimFile gives back what an earlier life had set aside for a file.
+func (d *Drive) trimFile(dir uint32, id segment.ID) {
+	name := d.layout.file(dir, id)
+	if _, err := d.fs.Stat(name); err != nil {
+		return // it was removed
+	}
+	f, err := d.fs.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		d.log.Warn("space behind the end of a segment not given back", "file", fileName(dir, id), "err", err)
+		return
+	}
+	defer f.Close()
+	d.trim(f, fileName(dir, id))
 }
 
 // knowsFile reports whether the index proves what a file holds.
