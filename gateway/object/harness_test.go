@@ -365,6 +365,13 @@ func (s *faultyShards) PutRecord(ctx context.Context, d topology.DriveID, rec *m
 	return s.Shards.PutRecord(ctx, d, rec, payload)
 }
 
+func (s *faultyShards) List(ctx context.Context, d topology.DriveID, after metadata.ShardRef, pendingOnly bool, limit int) ([]metadata.StoredShard, error) {
+	if f := s.fault("list", d, after); f.err != nil {
+		return nil, f.err
+	}
+	return s.Shards.List(ctx, d, after, pendingOnly, limit)
+}
+
 func (s *faultyShards) Free(ctx context.Context, d topology.DriveID, refs []metadata.ShardRef) error {
 	s.mu.Lock()
 	s.freed = append(s.freed, refs...)

@@ -310,8 +310,11 @@ func (r *rebuilder) complete(ctx context.Context, pg *metadata.PG) error {
 	}
 	r.setReady(pg, false)
 	found, err = r.scan(ctx, pg, scanProof)
-	if err != nil || !found.proof {
+	if err != nil {
 		return err
+	}
+	if !found.proof {
+		return errors.New("too many of its drives did not list what they hold")
 	}
 	for i := range found.missing {
 		if found.missing[i] > 0 {

@@ -344,6 +344,40 @@ func TestRebuildOfMirror(t *testing.T) {
 	w.expectWhole(bodies)
 }
 
+// TestRebuildOfMirrorSilent: the one other drive of 1+1 is healthy by all that
+// is known, but does not list what it holds. It vouches for nothing.
+func TestRebuildOfMirrorSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{groups: 3, scheme: metadata.NewScheme(1, 1)})
+	w.bg.o.RetryDelay = 0 // rounds follow one another
+	bodies := w.load(5)
+	old, other, fresh := w.drives[0], w.drives[1], w.newDrive()
+	w.shards.lose(old)
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	w.shards.set(func(op string, d topology.DriveID, _ metadata.ShardRef) fault {
+		if op == "list" && d == other {
+			return fault{err: metadata.ErrSlow}
+		}
+		return fault{}
+	})
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, moving := w.generations(); moving != 3 {
+		t.Fatalf("%d generations are moving, want all 3", moving)
+	}
+	if s := w.driveState(old); s != topology.DriveDraining {
+		t.Errorf("the old drive is %s", s)
+	}
+	if s := w.RebuildState(); len(s.LastErrors) == 0 {
+		t.Error("nobody is told why")
+	}
+	w.shards.set(nil)
+	check(t, w.bg.rebuild.round(t.Context()))
+	if _, moving := w.generations(); moving != 0 {
+		t.Errorf("not closed once it lists: %+v", w.RebuildState())
+	}
+	w.expectWhole(bodies)
+}
+
 // TestRebuildWaitsForWriters: a body that began to arrive before the drive was
 // replaced is written to the old one; the generation does not close before it
 // is committed and moved.

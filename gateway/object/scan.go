@@ -80,16 +80,16 @@ type listed struct {
 }
 
 // union yields the chunks that the drives of a group list, in order, and
-// returns how many of its drives did not list all: those that cannot be read or
-// failed meanwhile. New members must answer.
-func (r *rebuilder) union(ctx context.Context, pg *metadata.PG, yield func(listed) error) (silent int, err error) {
-	u := &unionOfLists{pg: pg}
+// returns those of its drives that did not list all: that cannot be read or
+// failed meanwhile. Those named in must have to answer.
+func (g *background) union(ctx context.Context, pg *metadata.PG, must []topology.DriveID, yield func(listed) error) (silent []topology.DriveID, err error) {
+	u := &unionOfLists{pg: pg, must: must}
 	for _, drive := range drivesOf(pg) {
-		if !r.g.e.options.Drives.Condition(drive).Readable {
-			u.silent++
+		if !g.e.options.Drives.Condition(drive).Readable {
+			u.silent = append(u.silent, drive)
 			continue
 		}
-		u.lists = append(u.lists, &listing{g: r.g, drive: drive, pg: pg.ID, after: beforePG(pg.ID)})
+		u.lists = append(u.lists, &listing{g: g, drive: drive, pg: pg.ID, after: beforePG(pg.ID)})
 	}
 	for {
 		found, err := u.next(ctx)
@@ -105,8 +105,9 @@ func (r *rebuilder) union(ctx context.Context, pg *metadata.PG, yield func(liste
 // unionOfLists merges the listings of a group's drives.
 type unionOfLists struct {
 	pg     *metadata.PG
+	must   []topology.DriveID // whose failure ends all
 	lists  []*listing
-	silent int
+	silent []topology.DriveID
 }
 
 // next returns the next chunk, nil after the last.
@@ -117,10 +118,10 @@ func (u *unionOfLists) next(ctx context.Context) (*listed, error) {
 		switch {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case err != nil && u.isNew(u.lists[at].drive):
+		case err != nil && slices.Contains(u.must, u.lists[at].drive):
 			return nil, err
 		case err != nil:
-			u.silent++
+			u.silent = append(u.silent, u.lists[at].drive)
 			u.lists = slices.Delete(u.lists, at, at+1)
 			at--
 		case head != nil && (least == nil || bytes.Compare(head.Shard.Chunk[:], least.Shard.Chunk[:]) < 0):
@@ -137,15 +138,14 @@ func (u *unionOfLists) next(ctx context.Context) (*listed, error) {
 	return found, nil
 }
 
-// isNew reports whether a drive is a member that may lack something.
-func (u *unionOfLists) isNew(drive topology.DriveID) bool {
-	targets := moved(u.pg)
-	for i, member := range u.pg.Newest().Members {
-		if member == drive && targets&(1<<i) != 0 {
-			return true
+// movedTo returns the drives of the members in targets.
+func movedTo(pg *metadata.PG, targets uint32) (drives []topology.DriveID) {
+	for i, member := range pg.Newest().Members {
+		if targets&(1<<i) != 0 {
+			drives = append(drives, member)
 		}
 	}
-	return false
+	return drives
 }
 
 // collect takes the rows of a chunk off the page. Rows of one chunk are at most
@@ -181,7 +181,7 @@ func (r *rebuilder) scan(ctx context.Context, pg *metadata.PG, mode scanMode) (*
 		batch = batch[:0]
 		return err
 	}
-	silent, err := r.union(ctx, pg, func(c listed) error {
+	silent, err := r.g.union(ctx, pg, movedTo(pg, targets), func(c listed) error {
 		if batch = append(batch, c); len(batch) < cap(batch) {
 			return nil
 		}
@@ -204,17 +204,18 @@ func (r *rebuilder) scan(ctx context.Context, pg *metadata.PG, mode scanMode) (*
 // names every chunk of a group. A chunk of which k shards are left is missed
 // only if k drives are silent. But then too it was written to all members, so
 // that any that is not new lists it, unless the short index says otherwise.
-func (r *rebuilder) listedAll(ctx context.Context, pg *metadata.PG, silent int) (bool, error) {
-	if silent < int(pg.Scheme.Data) {
+// Only a drive that listed to its end vouches: that it can be read by what is
+// known of it says nothing.
+func (r *rebuilder) listedAll(ctx context.Context, pg *metadata.PG, silent []topology.DriveID) (bool, error) {
+	if len(silent) < int(pg.Scheme.Data) {
 		return true, nil
 	}
-	targets, old := moved(pg), 0
+	targets := moved(pg)
+	vouches := false
 	for i, drive := range pg.Newest().Members {
-		if targets&(1<<i) == 0 && r.g.e.options.Drives.Condition(drive).Readable {
-			old++
-		}
+		vouches = vouches || targets&(1<<i) == 0 && !slices.Contains(silent, drive)
 	}
-	if old == 0 {
+	if !vouches {
 		return false, nil
 	}
 	for group := range dataGroups {
