@@ -122,6 +122,7 @@ type segmentInfo struct {
 	bytes  int64 // length of the file
 	dead   int64 // bytes that no row refers to
 	sealed bool  // has its row in the index; nothing is appended any more
+	newer  bool  // holds records of a newer format, which have no rows
 	moving bool  // is being compacted, or waits to be removed
 }
 

@@ -297,7 +297,10 @@ func (d *Drive) reap() error {
 	return nil
 }
 
-const segmentRowVersion = 1
+const (
+	segmentRowVersion = 1
+	segmentNewer      = 1 // behind the numbers
+)
 
 // putSegment puts the row of a shared segment. It proves the rows of its
 // records, which were put before. The caller holds segMu.
@@ -305,6 +308,9 @@ func putSegment(b *pebble.Batch, id segment.ID, info *segmentInfo) error {
 	v := []byte{segmentRowVersion}
 	v = binary.AppendUvarint(v, uint64(info.bytes))
 	v = binary.AppendUvarint(v, uint64(info.dead))
+	if info.newer {
+		v = append(v, segmentNewer)
+	}
 	return b.Set(fileKey(tableSegment, info.dir, id), v, nil)
 }
 
@@ -320,7 +326,9 @@ func parseSegment(key, v []byte) (segment.ID, *segmentInfo, error) {
 	if m <= 0 {
 		return segment.ID{}, nil, fmt.Errorf("node: segment row %x: %w", key, metadata.ErrCorrupt)
 	}
+	flags := v[1+n+m:]
 	return segment.ID(key[5:]), &segmentInfo{
 		dir: binary.BigEndian.Uint32(key[1:]), bytes: int64(bytes), dead: int64(dead), sealed: true,
+		newer: len(flags) > 0 && flags[0]&segmentNewer != 0,
 	}, nil
 }

@@ -74,6 +74,13 @@ func (l *layout) makeDir() error {
 	return syncDir(l.fs, l.path)
 }
 
+// unsettled says that starts must go on listing a directory.
+func (l *layout) unsettled(dir uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[dir]++
+}
+
 // settled says that a file made by create has its row, or is gone.
 func (l *layout) settled(dir uint32) {
 	l.mu.Lock()

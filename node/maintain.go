@@ -92,7 +92,7 @@ func (d *Drive) victim() (segment.ID, *segmentInfo, bool) {
 	var info *segmentInfo
 	lowest := limit
 	for id, s := range d.segments {
-		if !s.sealed || s.moving || s.bytes == 0 {
+		if !s.sealed || s.moving || s.newer || s.bytes == 0 {
 			continue
 		}
 		if dead, ok := d.compactor.stuck[id]; ok && dead == s.dead {

@@ -28,7 +28,8 @@ type RecoveryStats struct {
 	Removed      int   // of them, files that held nothing
 	Unreadable   int   // of them, files of which not even the header could be read
 	Records      int   // rows added
-	Damaged      int   // records without a sound footer; they have rows too
+	Damaged      int   // records with a sound header alone; those of shards have rows too
+	Newer        int   // records of a newer format, whose segments stay as they are
 	Twins        int   // shards that had several records, of which one is left
 	Bytes        int64 // of all these files
 }
@@ -181,8 +182,8 @@ func (d *Drive) trimFile(dir uint32, id segment.ID) {
 
 // knowsFile reports whether the index proves what a file holds.
 func (d *Drive) knowsFile(dir uint32, id segment.ID) (bool, error) {
-	if d.segments[id] != nil {
-		return true, nil
+	if info := d.segments[id]; info != nil {
+		return !info.newer, nil
 	}
 	for _, table := range []byte{tableOwnFile, tableDoomed} {
 		found, err := d.index.has(fileKey(table, dir, id))
@@ -257,17 +258,19 @@ func (d *Drive) recoverSealed(f vfs.File, dir uint32, id segment.ID, size int64)
 			return err
 		}
 	}
-	return d.addSegment(dir, id, size, kept)
+	return d.addRows(id, &segmentInfo{dir: dir, bytes: size}, kept)
 }
 
 // recoverScanned adds the rows of a shared segment that has no sound seal.
 func (d *Drive) recoverScanned(f vfs.File, dir uint32, id segment.ID, size int64) error {
 	if d.opts.faults.trustUnsealed {
-		return d.addSegment(dir, id, size, nil)
+		return d.addRows(id, &segmentInfo{dir: dir, bytes: size}, nil)
 	}
 	var entries []segment.Entry
-	stats, err := segment.Scan(f, id, size, func(e segment.Entry, _ *segment.Footer) error {
-		if e.Record.Type != segment.TypeSeal {
+	stats, err := segment.Scan(f, id, size, func(e segment.Entry, f *segment.Footer) error {
+		// A damaged shard may have been acknowledged, and have good cells. A
+		// damaged payload is worth nothing, and nobody would look it up.
+		if e.Record.Type == metadata.RecordShard || f != nil && e.Record.Type != segment.TypeSeal {
 			entries = append(entries, e)
 		}
 		return nil
@@ -276,11 +279,19 @@ func (d *Drive) recoverScanned(f vfs.File, dir uint32, id segment.ID, size int64
 		return err
 	}
 	d.recovered.Damaged += stats.Damaged
+	d.recovered.Newer += stats.Incompatible
 	if stats.Records+stats.Damaged+stats.Incompatible == 0 {
 		return d.recoverNothing(f, dir, id, size)
 	}
 	d.recovered.Scanned++
-	return d.addSegment(dir, id, size, entries)
+	if stats.Damaged+stats.Incompatible > 0 {
+		d.log.Warn("segment without a seal is not sound throughout", "file", fileName(dir, id), "stats", stats)
+	}
+	info := &segmentInfo{dir: dir, bytes: size, newer: stats.Incompatible > 0}
+	if info.newer {
+		d.layout.unsettled(dir) // so that every start reads it again
+	}
+	return d.addRows(id, info, entries)
 }
 
 // recoverNothing deals with a file in which no record was found: one that is
@@ -303,14 +314,15 @@ func (d *Drive) recoverNothing(f vfs.File, dir uint32, id segment.ID, size int64
 	return nil
 }
 
-// addSegment adds the rows of a shared segment that are missing, all of them
-// pending, then that of the segment.
-func (d *Drive) addSegment(dir uint32, id segment.ID, size int64, entries []segment.Entry) error {
-	info := &segmentInfo{dir: dir, bytes: size, dead: size, sealed: true}
+// addRows adds the rows of a shared segment that are missing, all of them
+// pending, then that of the segment. What no row refers to is dead, unless a
+// newer program knows better.
+func (d *Drive) addRows(id segment.ID, info *segmentInfo, entries []segment.Entry) error {
+	info.sealed, info.dead = true, info.bytes
 	for run := range slices.Chunk(entries, 4096) {
 		err := d.index.apply(func(b *pebble.Batch, t *totals) error {
 			for _, e := range run {
-				if err := d.addRow(b, t, &row{place: place{dir, id, e.Offset}, entry: e}, putRow); err != nil {
+				if err := d.addRow(b, t, &row{place: place{info.dir, id, e.Offset}, entry: e}, putRow); err != nil {
 					return err
 				}
 			}
@@ -322,6 +334,9 @@ func (d *Drive) addSegment(dir uint32, id segment.ID, size int64, entries []segm
 		for _, e := range run {
 			info.dead -= e.Bytes
 		}
+	}
+	if info.newer {
+		info.dead = 0
 	}
 	d.segMu.Lock()
 	d.segments[id] = info

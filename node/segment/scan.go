@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
 // ScanStats counts what a scan met.
@@ -11,7 +13,7 @@ type ScanStats struct {
 	Records      int   // whole records
 	Damaged      int   // sound headers without a sound body or footer
 	Incompatible int   // records of a newer format, left alone
-	Skipped      int64 // bytes that belong to no record
+	Skipped      int64 // bytes in which no header begins
 }
 
 // scanWindow is how many bytes a scan looks through at once for the next
@@ -19,13 +21,17 @@ type ScanStats struct {
 const scanWindow = 256 << 10
 
 // Scan reads a shared segment of size bytes from its beginning and calls visit
-// for every record whose header, body and footer are sound, in order of
-// offset. It goes on behind a bad record at the next header, which it
-// recognises by segment id and offset, and never reads a byte more often than
-// a bounded number of times. It stops at an error of visit or of r.
+// for every record whose header is sound, in order of offset. The footer is
+// that of a record that is sound throughout, and nil of a damaged one: with a
+// sound footer only cells of its body are bad; without one the entry is
+// Damaged, and reaches as far as the header says, at most to the next header.
+//
+// The scan recognises headers by segment id and offset. It never reads a byte
+// more often than a bounded number of times, and stops at an error of visit or
+// of r.
 func Scan(r io.ReaderAt, id ID, size int64, visit func(e Entry, f *Footer) error) (ScanStats, error) {
 	var stats ScanStats
-	s := scanner{r: r, id: id, size: size, stats: &stats}
+	s := scanner{r: r, id: id, size: size, visit: visit, stats: &stats}
 	for off := int64(0); off < size; {
 		at, err := s.nextHeader(off)
 		if err != nil {
@@ -35,21 +41,23 @@ func Scan(r io.ReaderAt, id ID, size int64, visit func(e Entry, f *Footer) error
 		if at >= size {
 			break
 		}
-		next, err := s.record(at, visit)
+		next, err := s.record(at)
 		if err != nil {
 			return stats, err
 		}
 		off = next
 	}
-	return stats, nil
+	return stats, s.settle(size)
 }
 
 type scanner struct {
 	r      io.ReaderAt
 	id     ID
 	size   int64
+	visit  func(Entry, *Footer) error
 	stats  *ScanStats
 	verify []byte
+	open   *Entry // a record without a sound footer, until its end is known
 
 	window []byte // bytes of the file from start on
 	start  int64
@@ -84,46 +92,95 @@ func (s *scanner) fill(off int64) error {
 	return err
 }
 
-// record visits the record at off if it is whole, and returns where to go on.
-func (s *scanner) record(off int64, visit func(Entry, *Footer) error) (int64, error) {
+// settle visits the record that is open, now that another one begins at end.
+func (s *scanner) settle(end int64) error {
+	if s.open == nil {
+		return nil
+	}
+	e := *s.open
+	s.open = nil
+	e.Bytes = min(e.Bytes, end-e.Offset)
+	return s.visit(e, nil)
+}
+
+// record visits the record at off, and returns where to go on.
+func (s *scanner) record(off int64) (int64, error) {
 	h, header, err := ReadHeader(s.r, s.id, off)
 	switch {
 	case errors.Is(err, ErrIncompatible):
-		s.stats.Incompatible++
-		return off + Align, nil
+		return off + Align, s.incompatible(off)
 	case errors.Is(err, ErrBad), errors.Is(err, ErrVoid):
 		s.stats.Skipped += Align
 		return off + Align, nil
 	case err != nil:
 		return 0, err
 	}
+	if err := s.settle(off); err != nil {
+		return 0, err
+	}
 	behind := off + int64(len(header))
-	f, err := s.wholeRecord(h, header, behind)
-	if errors.Is(err, ErrBad) {
+	f, bodyErr, err := s.footer(h, header, behind)
+	switch {
+	case errors.Is(err, ErrBad):
 		s.stats.Damaged++
+		e := NewEntry(h, len(header), nil, s.size-off)
+		if sums := h.sums(); h.Body >= 0 && sums <= MaxSums {
+			e.Bytes = min(e.Bytes, RecordBytes(len(header), h.Body, sums))
+		}
+		s.open = &e
 		return behind, nil
-	}
-	if err != nil {
+	case err != nil:
 		return 0, err
 	}
-	s.stats.Records++
 	length := RecordBytes(len(header), f.Body, len(f.Sums))
-	if err := visit(NewEntry(h, len(header), f, length), f); err != nil {
-		return 0, err
+	e := NewEntry(h, len(header), f, length)
+	if bodyErr != nil {
+		s.stats.Damaged++
+		f = nil
+	} else {
+		s.stats.Records++
 	}
-	return off + length, nil
+	return off + length, s.visit(e, f)
 }
 
-func (s *scanner) wholeRecord(h *Header, header []byte, bodyAt int64) (*Footer, error) {
-	if h.Body < 0 || bodyAt+h.Body > s.size {
-		return nil, fmt.Errorf("%w: body of %d bytes", ErrBad, h.Body)
+// sums is how many sums the footer behind a header has.
+func (h *Header) sums() int {
+	if h.Record.Type != metadata.RecordShard {
+		return 0
 	}
-	f, err := ReadFooter(s.r, header, bodyAt, h.Body)
+	return h.Record.Scheme.Total()
+}
+
+// incompatible counts the header of a newer format at off, if it is one of
+// this place and not of bytes that a client stored.
+func (s *scanner) incompatible(off int64) error {
+	buf := make([]byte, MaxHeaderBytes)
+	n, err := readUpTo(s.r, buf, off)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if CheckHeader(buf[:n], s.id, off) != nil {
+		s.stats.Skipped += Align
+		return nil
+	}
+	s.stats.Incompatible++
+	return s.settle(off)
+}
+
+// footer reads the footer of a record and says what is wrong with its body.
+func (s *scanner) footer(h *Header, header []byte, bodyAt int64) (f *Footer, bodyErr, err error) {
+	if h.Body < 0 || bodyAt+h.Body > s.size {
+		return nil, nil, fmt.Errorf("%w: body of %d bytes", ErrBad, h.Body)
+	}
+	if f, err = ReadFooter(s.r, header, bodyAt, h.Body); err != nil {
+		return nil, nil, err
 	}
 	if s.verify == nil {
 		s.verify = make([]byte, min(VerifyBufferBytes, s.size))
 	}
-	return f, VerifyBody(s.r, bodyAt, &h.Record, f, s.verify)
+	err = VerifyBody(s.r, bodyAt, &h.Record, f, s.verify)
+	if errors.Is(err, metadata.ErrCorrupt) {
+		return f, err, nil
+	}
+	return f, nil, err
 }

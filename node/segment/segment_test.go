@@ -197,7 +197,8 @@ func undump(t *testing.T, text string) []byte {
 }
 
 // TestScanBehindDamage flips every byte of a segment, one at a time: the scan
-// loses the record that holds it and no other, and never takes a bad one.
+// loses the record that holds it and no other, never takes a bad one for a sound
+// one, and tells of it as damaged if its header is sound.
 func TestScanBehindDamage(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -205,9 +206,13 @@ func TestScanBehindDamage(t *testing.T) {
 	file, entries := shared(rng, id, 10, 0, 700, 64)
 	for i := range file {
 		file[i] ^= 0x40
-		found := map[int64]bool{}
-		_, err := segment.Scan(bytes.NewReader(file), id, int64(len(file)), func(e segment.Entry, _ *segment.Footer) error {
-			found[e.Offset] = true
+		found, damaged := map[int64]bool{}, map[int64]segment.Entry{}
+		stats, err := segment.Scan(bytes.NewReader(file), id, int64(len(file)), func(e segment.Entry, f *segment.Footer) error {
+			if f == nil {
+				damaged[e.Offset] = e
+			} else {
+				found[e.Offset] = true
+			}
 			return nil
 		})
 		if err != nil {
@@ -222,8 +227,76 @@ func TestScanBehindDamage(t *testing.T) {
 			if found[e.Offset] == hit {
 				t.Fatalf("byte %d flipped: record at %d found is %t", i, e.Offset, found[e.Offset])
 			}
+			header, footer := e.Offset+int64(e.HeaderBytes), e.Offset+int64(e.HeaderBytes)+e.Body
+			if !hit || int64(i) < header {
+				if _, ok := damaged[e.Offset]; ok {
+					t.Fatalf("byte %d flipped: record at %d visited as damaged", i, e.Offset)
+				}
+				continue
+			}
+			want := e
+			if want.Damaged = int64(i) >= footer; want.Damaged {
+				want.ChunkBytes = 0 // the footer has it
+			}
+			if diff := cmp.Diff(want, damaged[e.Offset]); diff != "" || stats.Damaged != 1 {
+				t.Fatalf("byte %d flipped: damaged record (-want +got), of %d:\n%s", i, stats.Damaged, diff)
+			}
 		}
 		file[i] ^= 0x40
+	}
+}
+
+// TestScanLostEnd cuts a segment short and voids a footer in its middle: a
+// damaged record reaches to the next header, or the end of the file.
+func TestScanLostEnd(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(13, 14))
+	id := segment.ID{4}
+	file, entries := shared(rng, id, 700, 900)
+	last := entries[1]
+	file = file[:last.Offset+300]
+	clear(file[int64(entries[0].HeaderBytes)+entries[0].Body : last.Offset])
+	var got []segment.Entry
+	stats, err := segment.Scan(bytes.NewReader(file), id, int64(len(file)), func(e segment.Entry, f *segment.Footer) error {
+		if f != nil {
+			t.Errorf("record at %d is sound", e.Offset)
+		}
+		got = append(got, e)
+		return nil
+	})
+	if err != nil || stats.Damaged != 2 || len(got) != 2 {
+		t.Fatalf("scan visited %d records, %+v, %v", len(got), stats, err)
+	}
+	if got[0].Bytes != last.Offset || got[1].Bytes != 300 || !got[0].Damaged || !got[1].Damaged {
+		t.Errorf("damaged records of %d and %d bytes, want %d and 300", got[0].Bytes, got[1].Bytes, last.Offset)
+	}
+}
+
+// TestScanNewerFormat counts a record of a newer format at its place, and takes
+// bytes that only look like one for what they are.
+func TestScanNewerFormat(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(15, 16))
+	id := segment.ID{5}
+	for name, c := range map[string]struct {
+		place segment.ID
+		want  segment.ScanStats
+	}{
+		"its place": {id, segment.ScanStats{Records: 2, Incompatible: 1}},
+		"another":   {segment.ID{6}, segment.ScanStats{Records: 2}},
+	} {
+		rec, framed, f := shard(rng, 64)
+		first := record(id, 0, rec, framed, f, false)
+		at := int64(len(first))
+		newer := record(c.place, at, rec, framed, f, false)
+		newer[4]++ // format
+		segment.PatchHeader(newer, c.place, at, int64(len(framed)))
+		file := slices.Concat(first, newer, record(id, 2*at, rec, framed, f, false))
+		stats, err := segment.Scan(bytes.NewReader(file), id, int64(len(file)), func(segment.Entry, *segment.Footer) error { return nil })
+		stats.Skipped = 0
+		if err != nil || stats != c.want {
+			t.Errorf("%s: scan = %+v, %v; want %+v", name, stats, err, c.want)
+		}
 	}
 }
 
@@ -411,11 +484,17 @@ func FuzzScan(f *testing.F) {
 	f.Add(make([]byte, 200))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		visited := int64(0)
-		stats, err := segment.Scan(bytes.NewReader(b), id, int64(len(b)), func(e segment.Entry, _ *segment.Footer) error {
+		stats, err := segment.Scan(bytes.NewReader(b), id, int64(len(b)), func(e segment.Entry, f *segment.Footer) error {
 			if e.Offset < visited {
 				t.Fatalf("record at %d after one that ends at %d", e.Offset, visited)
 			}
 			visited = e.Offset + int64(e.HeaderBytes) + e.Body
+			if e.Damaged {
+				visited = e.Offset + e.Bytes
+			}
+			if f != nil && e.Damaged || e.Bytes < int64(e.HeaderBytes) {
+				t.Fatalf("entry %+v with footer %v", e, f)
+			}
 			return nil
 		})
 		if err != nil || visited > int64(len(b)) {
