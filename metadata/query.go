@@ -72,6 +72,13 @@ type Opened struct {
 	Chunks []Chunk
 }
 
+// ChunkRow is a chunk with its place in a group.
+type ChunkRow struct {
+	Bucket BucketID
+	Part   PartID
+	Chunk  Chunk
+}
+
 // LookupRef names a record that a drive holds.
 type LookupRef struct {
 	Bucket  BucketID

@@ -42,6 +42,14 @@ type BackgroundOptions struct {
 	// generations that are moving. Zero means 10 s.
 	RebuildPeriod time.Duration
 
+	// InventoryPeriod is how often all chunks are compared with what drives
+	// list, at InventoryRate chunks a second. The first time is an hour after
+	// the start, or at once if InventoryNow: a drive has lost a part of its
+	// index or files. Zero means 7 days and 5,000 a second.
+	InventoryPeriod time.Duration
+	InventoryRate   int64
+	InventoryNow    bool
+
 	// TrashPeriod is how often trash is looked at. Zero means 1 minute.
 	TrashPeriod time.Duration
 	// PendingPeriod is how often pending shards are looked up. Zero means 10
@@ -79,6 +87,8 @@ func (o BackgroundOptions) withDefaults() BackgroundOptions {
 	o.RetryDelay = cmp.Or(o.RetryDelay, time.Minute)
 	o.ShortPeriod = cmp.Or(o.ShortPeriod, time.Minute)
 	o.RebuildPeriod = cmp.Or(o.RebuildPeriod, 10*time.Second)
+	o.InventoryPeriod = cmp.Or(o.InventoryPeriod, 7*24*time.Hour)
+	o.InventoryRate = cmp.Or(o.InventoryRate, 5000)
 	o.TrashPeriod = cmp.Or(o.TrashPeriod, time.Minute)
 	o.PendingPeriod = cmp.Or(o.PendingPeriod, 10*time.Minute)
 	o.Quarantine = cmp.Or(o.Quarantine, 24*time.Hour)
@@ -97,7 +107,7 @@ func (o BackgroundOptions) withDefaults() BackgroundOptions {
 // Validate reports everything that is wrong with o, or nil.
 func (o BackgroundOptions) Validate() error {
 	var errs []error
-	for _, d := range []time.Duration{o.TransientDelay, o.RetryDelay, o.ShortPeriod, o.RebuildPeriod,
+	for _, d := range []time.Duration{o.TransientDelay, o.RetryDelay, o.ShortPeriod, o.RebuildPeriod, o.InventoryPeriod,
 		o.TrashPeriod, o.PendingPeriod, o.Quarantine, o.ClockPeriod, o.JanitorPeriod, o.RecordsPeriod} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("object: background options: negative duration %v", d))
@@ -105,6 +115,9 @@ func (o BackgroundOptions) Validate() error {
 	}
 	if o.RepairWorkers < 0 || o.RebuildWorkers < 0 {
 		errs = append(errs, errors.New("object: background options: negative number of workers"))
+	}
+	if o.InventoryRate < 0 {
+		errs = append(errs, fmt.Errorf("object: background options: inventory of %d chunks a second", o.InventoryRate))
 	}
 	if o.RepairClientPercent < 0 || o.RepairClientPercent > 100 {
 		errs = append(errs, fmt.Errorf("object: background options: %d percent", o.RepairClientPercent))
@@ -131,12 +144,13 @@ type background struct {
 	leaseMu sync.Mutex     // guards leases
 	leases  map[uint64]int // writers' leases of the background itself, by epoch
 
-	repair  *repairer
-	rebuild *rebuilder
-	collect *collector
-	janitor *janitor
-	clock   *clock
-	records *recordKeeper
+	repair    *repairer
+	rebuild   *rebuilder
+	inventory *inventory
+	collect   *collector
+	janitor   *janitor
+	clock     *clock
+	records   *recordKeeper
 }
 
 func newBackground(e *Engine) *background {
@@ -152,6 +166,7 @@ func newBackground(e *Engine) *background {
 	g.chunks.busy = make(map[metadata.ChunkID]struct{})
 	g.repair = newRepairer(g)
 	g.rebuild = newRebuilder(g)
+	g.inventory = newInventory(g)
 	g.collect = newCollector(g)
 	g.janitor = &janitor{g: g, stuck: make(map[metadata.BucketID]stuckBucket)}
 	g.clock = &clock{g: g, last: e.options.Now()}
@@ -171,6 +186,7 @@ func (g *background) start(ctx context.Context, loops *sync.WaitGroup) {
 	every(g.o.ShortPeriod, "repair: read the short index", nil, g.repair.scanShort)
 	loops.Go(func() { g.repair.feed(ctx) })
 	every(g.o.RebuildPeriod, "rebuild", g.rebuild.kick, g.rebuild.round)
+	loops.Go(func() { g.inventory.run(ctx) })
 	every(g.o.TrashPeriod, "collect trash", nil, g.collect.trashPass)
 	every(g.o.PendingPeriod, "look up pending shards", nil, g.collect.pendingPass)
 	every(g.o.JanitorPeriod, "finish buckets", nil, g.janitor.pass)

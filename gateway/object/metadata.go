@@ -55,6 +55,8 @@ type Metadata interface {
 	// TrashParts returns up to limit parts of a trash row that are not dropped yet.
 	TrashParts(ctx context.Context, group uint32, t *metadata.Trash, limit int) ([]metadata.Part, error)
 	Short(ctx context.Context, group uint32, after *metadata.Short, limit int) ([]metadata.Short, error)
+	// ChunkRows returns up to limit chunks of a group behind the given one.
+	ChunkRows(ctx context.Context, group uint32, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error)
 	// Lookup answers all refs from one snapshot of the group.
 	Lookup(ctx context.Context, group uint32, refs []metadata.LookupRef) (*metadata.LookupResult, error)
 }

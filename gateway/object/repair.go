@@ -47,6 +47,7 @@ type RepairState struct {
 	Bytes          uint64      // read and written for repair and rebuild
 	BytesPerSecond int64       // of late
 	ETA            time.Duration
+	Inventory      Inventory
 	Unrepairable   []Unrepairable // at most 1,000
 	More           bool           // there are more of these
 	LastErrors     []string       // the newest last
@@ -100,6 +101,7 @@ func (e *Engine) RepairState() RepairState {
 	r := e.bg.repair
 	var s RepairState
 	s.ByMargin, s.Queued, s.Delayed, s.Running, s.Dropped = r.queue.depths()
+	s.Inventory = e.bg.inventory.get()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Checked, s.Chunks, s.Shards, s.More = r.checked, r.chunks, r.shards, r.more

@@ -98,6 +98,11 @@ func (l *Local) Chunks(ctx context.Context, b metadata.BucketRef, part metadata.
 	return query(ctx, l, func(v state.View) ([]metadata.Chunk, error) { return v.Chunks(b, part, from, limit) })
 }
 
+// ChunkRows returns up to limit chunks of a group behind the given one.
+func (l *Local) ChunkRows(ctx context.Context, group uint32, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error) {
+	return query(ctx, l, func(v state.View) ([]metadata.ChunkRow, error) { return v.ChunkRows(group, after, limit) })
+}
+
 // Inline returns the sealed body of an inline part, or metadata.ErrInvalidPart.
 func (l *Local) Inline(ctx context.Context, b metadata.BucketRef, part metadata.PartID) ([]byte, error) {
 	return query(ctx, l, func(v state.View) ([]byte, error) { return v.Inline(b, part) })

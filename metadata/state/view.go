@@ -256,6 +256,35 @@ func (v View) Chunks(b metadata.BucketRef, part metadata.PartID, from uint32, li
 		numberKey(nil, b.Group, tableChunks, b.ID, part, from), limit)
 }
 
+// ChunkRows returns up to limit chunks of a group behind the given one, nil for
+// the first, in order of bucket, part and number: those of objects, of uploads,
+// and of trash that is not freed yet.
+func (v View) ChunkRows(group uint32, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error) {
+	iter, err := span(v.r, appendHead(nil, group, tableChunks))
+	if err != nil {
+		return nil, err
+	}
+	ok := iter.First()
+	if after != nil {
+		ok = iter.SeekGE(append(numberKey(nil, group, tableChunks, after.Bucket, after.Part, after.Chunk.No), 0))
+	}
+	var rows []metadata.ChunkRow
+	for ; ok && len(rows) < limit; ok = iter.Next() {
+		var row metadata.ChunkRow
+		key := iter.Key()
+		if len(key) != bucketHead+len(row.Part)+4 {
+			return nil, errors.Join(errKey, iter.Close())
+		}
+		copy(row.Bucket[:], key[keyHead:])
+		copy(row.Part[:], key[bucketHead:])
+		if err := row.Chunk.Unmarshal(iter.Value()); err != nil {
+			return nil, errors.Join(err, iter.Close())
+		}
+		rows = append(rows, row)
+	}
+	return rows, finish(iter)
+}
+
 // Inline returns the sealed body of an inline part, or
 // metadata.ErrInvalidPart.
 func (v View) Inline(b metadata.BucketRef, part metadata.PartID) ([]byte, error) {

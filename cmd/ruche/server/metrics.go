@@ -120,6 +120,8 @@ func (c *control) backgroundFamilies() []admin.Family {
 		one("repair_shards_total", "Shards made anew.", n, float64(repair.Shards)),
 		one("repair_bytes_total", "Bytes read and written for repair and rebuild.", n, float64(repair.Bytes)),
 		one("repair_unrepairable_chunks", "Chunks with too few readable shards.", g, float64(len(repair.Unrepairable))),
+		one("inventory_chunks", "Chunks compared with what drives list in the pass that runs or was the last.", g, float64(repair.Inventory.Chunks)),
+		one("inventory_missing_total", "Shards found missing by that.", n, float64(repair.Inventory.Shards)),
 		one("rebuild_drives", "Drives that do not hold everything yet.", g, float64(len(rebuild.Drives))),
 		one("rebuild_left_chunks", "Chunks found missing on these drives.", g, float64(left)),
 		one("collect_off", "1 while nothing is freed, after a restore.", g, flag(collect.Off)),

@@ -35,6 +35,18 @@ func stored(n *node.Node) (bytes, count int64) {
 	return bytes, count
 }
 
+// recovered reports whether a drive had to make its index anew when it was
+// opened, or met files that it could not read: then shards may be missing of
+// which no row is left.
+func recovered(all []node.DriveStatus) bool {
+	for i := range all {
+		if r := &all[i].Recovery; r.IndexRebuilt || r.Damaged > 0 || r.Unreadable > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // pressed reports whether a drive is so full that what is deleted should be
 // freed at once: less than a tenth is free.
 func pressed(n *node.Node) bool {
