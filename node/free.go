@@ -35,7 +35,8 @@ func (d *Drive) Confirm(ctx context.Context, refs []metadata.ShardRef) error {
 }
 
 // Suspect makes the rows of shards pending again, so that they are looked up
-// anew: of one placement group, or of all for a nil pg.
+// anew: of one placement group, or of all for a nil pg. That is durable when
+// Suspect returns nil.
 func (d *Drive) Suspect(ctx context.Context, pg *uint32) error {
 	from, to := []byte{tableShard}, []byte{tableShard + 1}
 	if pg != nil {
@@ -50,24 +51,36 @@ func (d *Drive) Suspect(ctx context.Context, pg *uint32) error {
 		if err != nil {
 			return d.indexReadFailed(err)
 		}
-		err = d.index.apply(func(b *pebble.Batch, t *totals) error {
-			for i := range rows {
-				// It may have been freed since the page was read.
-				if found, err := hasKey(b, rows[i].key()); err != nil || !found {
-					return err
-				}
-				if err := putPending(b, b, t, rows[i].ref(), rows[i].entry.Bytes); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := d.suspectRows(rows); err != nil {
 			return d.indexFailed(err)
 		}
 		from = next
 	}
+	// A crash must not make live again what a missed delete left.
+	if err := d.index.flush(d.fenced); err != nil {
+		return d.indexFailed(err)
+	}
 	return nil
+}
+
+// suspectRows makes the shards of rows pending. Rows that were freed since they
+// were read are passed over.
+func (d *Drive) suspectRows(rows []row) error {
+	return d.index.apply(func(b *pebble.Batch, t *totals) error {
+		for i := range rows {
+			found, err := hasKey(b, rows[i].key())
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			if err := putPending(b, b, t, rows[i].ref(), rows[i].entry.Bytes); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Free deletes shards, and records of other types by the same kind of
