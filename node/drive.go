@@ -202,6 +202,9 @@ func (d *Drive) prepare(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", ErrNotWritable, err)
 		}
 	}
+	if err := d.noteEpoch(); err != nil && !errors.Is(err, metadata.ErrDriveFull) {
+		return err // a full drive is still read; maintenance tries again
+	}
 	if d.isFenced() {
 		return d.fencedError()
 	}
@@ -376,6 +379,24 @@ func (d *Drive) sawEpoch(epoch uint64) {
 	}
 }
 
+// noteEpoch makes the highest epoch durable, if it has risen since that was
+// done last. A drive says by it that metadata restored from a copy is older.
+func (d *Drive) noteEpoch() error {
+	d.superMu.Lock()
+	known := d.super.HighestEpoch
+	d.superMu.Unlock()
+	if d.epoch.Load() <= known {
+		return nil
+	}
+	if err := d.updateSuperblock(func(*Superblock) {}); err != nil {
+		if isNoSpace(err) {
+			return d.failed("superblock", err)
+		}
+		return d.fencedError()
+	}
+	return nil
+}
+
 // fence takes the drive out of service for good: a write or sync has failed,
 // and what the device holds is unknown until a new life has read it.
 func (d *Drive) fence(err error) {
@@ -397,6 +418,7 @@ func (d *Drive) recordFence() {
 		return
 	}
 	s.Fenced, s.Sequence = d.fenceErr.Error(), s.Sequence+1
+	s.HighestEpoch = max(s.HighestEpoch, d.epoch.Load())
 	if err := d.writeOwn(&s); err != nil {
 		d.log.Error("fence not recorded on the drive", "err", err)
 		return

@@ -419,6 +419,66 @@ func workload(w *workbench) (acked []*shardtest.Shard, err error) {
 	return acked, nil
 }
 
+// TestHighestEpoch kills a drive in every way after it has seen a new epoch:
+// the next life knows it, though nothing was closed.
+func TestHighestEpoch(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before func(w *workbench) // the kill
+		after  func(disk *vfs.MemFS) error
+	}{
+		"maintenance":     {before: func(w *workbench) { w.maintain() }},
+		"recovery":        {before: func(*workbench) {}},
+		"rebuilt":         {before: func(*workbench) {}, after: func(disk *vfs.MemFS) error { return disk.RemoveAll("d/idx") }},
+		"recorded fences": {before: func(w *workbench) { w.d.Fence("a test"); w.d.recordFence() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := vfs.NewCrashableMem()
+			format(t, disk, "d")
+			w := open(t, quietOptions(disk), "d")
+			s := shardtest.NewShard(newRand(1), 1, 1000)
+			s.Record.Epoch = 1 << 40
+			w.again(s)
+			c.before(w)
+			disk = killed(w, disk)
+			if c.after != nil {
+				if err := c.after(disk); err != nil {
+					t.Fatal(err)
+				}
+			}
+			onDisk := func() uint64 {
+				super, err := Inspect(disk, "d")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return super.HighestEpoch
+			}
+			if got := onDisk(); c.after == nil && name != "recovery" && got != 1<<40 {
+				t.Errorf("highest epoch on the drive after the kill = %d, want %d", got, uint64(1)<<40)
+			}
+			w = open(t, quietOptions(disk), "d")
+			if got := w.d.Superblock().HighestEpoch; got != 1<<40 {
+				t.Errorf("highest epoch of the next life = %d, want %d", got, uint64(1)<<40)
+			}
+			if got := onDisk(); got != 1<<40 {
+				t.Errorf("highest epoch on the drive after recovery = %d, want %d", got, uint64(1)<<40)
+			}
+			before, err := Inspect(disk, "d")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.again(s)
+			w.maintain()
+			w.maintain()
+			if after, err := Inspect(disk, "d"); err != nil || after.Sequence != before.Sequence {
+				t.Errorf("superblock %d, %v after maintenance with nothing new, want %d", after.Sequence, err, before.Sequence)
+			}
+			w.close()
+		})
+	}
+}
+
 // TestPlaceTaken has a drive fenced whose directory was replaced by an empty
 // one, as when a new device is mounted there: nothing may be written to it.
 func TestPlaceTaken(t *testing.T) {

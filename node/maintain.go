@@ -33,11 +33,12 @@ func (d *Drive) maintainForever(ctx context.Context) {
 }
 
 // maintain does what is due: it looks at the space, makes deletions durable,
-// notes which directories are known, and compacts one segment.
+// notes the highest epoch and which directories are known, and compacts one
+// segment.
 func (d *Drive) maintain(ctx context.Context) error {
 	d.space.refresh()
 	d.space.keepBallast()
-	return errors.Join(d.reap(), d.noteKnown(), d.removeMoved(), d.compactOne(ctx))
+	return errors.Join(d.noteEpoch(), d.reap(), d.noteKnown(), d.removeMoved(), d.compactOne(ctx))
 }
 
 // noteKnown stores the directory below which every file has its row, so that a
