@@ -50,7 +50,7 @@ func newID() id128 {
 }
 
 // identity is cluster.json: what this state directory is. It was chosen at the
-// first start; only Phase, Slots and Replacing change later.
+// first start; the ids, Scheme and Encryption never change.
 type identity struct {
 	Format     int             `json:"format"`
 	Phase      string          `json:"phase"`
@@ -64,6 +64,12 @@ type identity struct {
 	// Replacing are replacements that were begun. A start carries them on
 	// until the placement names the new drive.
 	Replacing []replacing `json:"replacing,omitempty"`
+	// Absent are drives that were missing while others were written. What they
+	// bring back is looked up anew before they are taken off.
+	Absent []topology.DriveID `json:"absent,omitempty"`
+	// Incarnations say how often each drive was opened by this store. A drive
+	// that says less is a copy made earlier.
+	Incarnations map[topology.DriveID]uint64 `json:"incarnations,omitempty"`
 }
 
 type slot struct {
@@ -148,6 +154,15 @@ func (i *identity) pathOf(drive topology.DriveID) string {
 		return ""
 	}
 	return i.Slots[n].Path
+}
+
+// missing notes that a drive is absent, and reports whether that is new.
+func (i *identity) missing(drive topology.DriveID) bool {
+	if slices.Contains(i.Absent, drive) {
+		return false
+	}
+	i.Absent = append(i.Absent, drive)
+	return true
 }
 
 // place notes that a drive was seen at path, and reports whether that is new.

@@ -45,7 +45,7 @@ func (p *process) open(ctx context.Context) error {
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
 		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.checkKeyring, p.openDrives,
-		p.openCredentials, p.openTables, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.settle,
+		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.settle,
 	}
 }
 
@@ -193,7 +193,7 @@ func (p *process) openDrives(ctx context.Context) error {
 	}
 	p.node, p.away = n, refused
 	p.conditions = &conditions{ask: func() map[topology.DriveID]object.Condition { return conditionsOf(n) }, now: p.Now}
-	p.onClose("drives", n.Close)
+	p.onClose("drives", p.closeDrives)
 	for _, r := range refused {
 		if p.first.is || errors.Is(r.Err, node.ErrInUse) || errors.Is(r.Err, node.ErrForeignDrive) {
 			return driveError(r.Path, r.Err)

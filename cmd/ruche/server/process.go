@@ -53,7 +53,7 @@ type process struct {
 	lock *os.File
 	net  *listeners
 	id   *identity
-	idMu sync.Mutex // guards id's Slots and Replacing, and their file
+	idMu sync.Mutex // guards what changes of id, and its file
 	// replaceMu is held while a drive is replaced: one at a time.
 	replaceMu  sync.Mutex
 	ring       *keyKeeper
@@ -61,6 +61,7 @@ type process struct {
 	node       *node.Node
 	conditions *conditions
 	away       []node.Refused // paths that were not opened, fixed at start
+	back       returned
 	root       Credentials
 	keys       *accessKeys
 	eng        *object.Engine

@@ -55,6 +55,7 @@ func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (
 		}
 	}
 	if err := p.note(func(id *identity) {
+		id.missing(old)
 		id.Replacing = append(slices.DeleteFunc(id.Replacing, func(r replacing) bool { return r.Path == path }), replacing{path, old})
 	}); err != nil {
 		return nil, err
