@@ -52,7 +52,8 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-// isNoSpace reports whether err says that the device, or a quota, is full.
+// isNoSpace reports whether err says that the device, or a quota, is full, and
+// what was to be done can be tried again when there is room.
 func isNoSpace(err error) bool {
-	return err != nil && (vfs.IsNoSpaceError(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
+	return err != nil && !errors.Is(err, errDirSync) && (vfs.IsNoSpaceError(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/ruche-storage/ruche/gateway/object/shardtest"
 	"github.com/ruche-storage/ruche/metadata"
@@ -87,6 +90,42 @@ func fill(t *testing.T, w *workbench) {
 		}
 		if i%50 == 0 {
 			w.maintain()
+		}
+	}
+}
+
+// TestFullDirectorySync lets the sync of a directory fail for want of space. A
+// sync that fails may have lost what it was asked for, so the drive is fenced:
+// asking again would be believed.
+func TestFullDirectorySync(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"d/seg", "d/seg/0"} {
+		for _, size := range []int{1000, 200_000} {
+			t.Run(fmt.Sprintf("%s, shard of %d", dir, size), func(t *testing.T) {
+				t.Parallel()
+				fs := vfs.NewMem()
+				format(t, fs, "d")
+				var full atomic.Bool
+				opts := quietOptions(errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+					if op.Kind == errorfs.OpFileSync && op.Path == dir && full.CompareAndSwap(true, false) {
+						return syscall.ENOSPC
+					}
+					return nil
+				})))
+				w := open(t, opts, "d")
+				full.Store(true)
+				for range 2 { // the second time the sync would succeed
+					s := shardtest.NewShard(w.rng, 1, size)
+					err := shardtest.Put(t.Context(), w.n, w.id, s, int64(len(s.Framed)))
+					if !errors.Is(err, metadata.ErrFenced) {
+						t.Errorf("write = %v, want %v", err, metadata.ErrFenced)
+					}
+				}
+				if full.Load() {
+					t.Errorf("%s was not synced", dir)
+				}
+				w.close()
+			})
 		}
 	}
 }

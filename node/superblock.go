@@ -234,11 +234,19 @@ func readFile(fs vfs.FS, name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// syncDir makes the entries of a directory durable.
+// errDirSync says that the sync of a directory failed: entries in it may be
+// lost, and a sync that is tried again may succeed without them.
+var errDirSync = errors.New("directory sync failed")
+
+// syncDir makes the entries of a directory durable. It fails with errDirSync
+// unless the directory could not even be opened.
 func syncDir(fs vfs.FS, path string) error {
 	d, err := fs.OpenDir(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("%w: %w", errDirSync, err)
+	}
+	return nil
 }
