@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -227,9 +229,6 @@ func (d *Drive) entriesByIndex(id segment.ID) ([]segment.Entry, error) {
 
 // moveRow writes one record anew and lets its row point there.
 func (d *Drive) moveRow(ctx context.Context, r *row) error {
-	if err := d.verifyRow(r); err != nil {
-		return err
-	}
 	size := bufferSize(r.entry.Bytes + segment.MaxHeaderBytes)
 	budget := min(size, d.opts.BufferBytes)
 	if err := d.budget.Acquire(ctx, budget); err != nil {
@@ -256,19 +255,15 @@ func (d *Drive) moveRow(ctx context.Context, r *row) error {
 	return res.err
 }
 
-// copyRecord reads a record into buf as it is appended elsewhere: its header
-// is made anew, with the fields it had.
+// copyRecord reads a record into buf as it is appended elsewhere, and checks
+// everything of it there: its header is made anew, with the fields it had.
 func (d *Drive) copyRecord(r *row, buf []byte) (*appendRequest, error) {
 	f, err := d.open(r)
 	if err != nil {
 		return nil, err
 	}
 	defer d.files.put(f)
-	h, header, err := segment.ReadHeader(f, r.segment, r.offset)
-	if err != nil {
-		return nil, err
-	}
-	footer, err := segment.ReadFooter(f, header, r.offset+int64(len(header)), r.entry.Body)
+	h, footer, err := ends(f, r)
 	if err != nil {
 		return nil, err
 	}
@@ -276,8 +271,12 @@ func (d *Drive) copyRecord(r *row, buf []byte) (*appendRequest, error) {
 	buf = segment.AppendHeader(buf, h)
 	length := len(buf)
 	buf = buf[:length+int(r.entry.Body)]
-	if n, err := f.ReadAt(buf[length:], r.offset+int64(len(header))); n < int(r.entry.Body) {
-		return nil, errors.Join(err, metadata.ErrCorrupt)
+	n, err := f.ReadAt(buf[length:], r.offset+int64(r.entry.HeaderBytes))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if err := segment.VerifyBytes(buf[length:length+n], &h.Record, footer); err != nil {
+		return nil, fmt.Errorf("%s: %w", fileName(r.dir, r.segment), err)
 	}
 	footer.Header = length
 	at := len(buf)

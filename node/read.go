@@ -203,21 +203,27 @@ func (d *Drive) readFooter(r *row) (*segment.Footer, error) {
 }
 
 func footerOf(f io.ReaderAt, r *row) (*segment.Footer, error) {
+	_, footer, err := ends(f, r)
+	return footer, err
+}
+
+// ends reads what is before and behind the body of a record.
+func ends(f io.ReaderAt, r *row) (*segment.Header, *segment.Footer, error) {
 	h, header, err := segment.ReadHeader(f, r.segment, r.offset)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", fileName(r.dir, r.segment), err)
+		return nil, nil, fmt.Errorf("%s: %w", fileName(r.dir, r.segment), err)
 	}
 	if h.Record != r.entry.Record {
-		return nil, fmt.Errorf("%s: header of another record: %w", fileName(r.dir, r.segment), metadata.ErrCorrupt)
+		return nil, nil, fmt.Errorf("%s: header of another record: %w", fileName(r.dir, r.segment), metadata.ErrCorrupt)
 	}
 	if r.entry.Damaged {
-		return nil, fmt.Errorf("%s: no footer: %w", fileName(r.dir, r.segment), metadata.ErrCorrupt)
+		return nil, nil, fmt.Errorf("%s: no footer: %w", fileName(r.dir, r.segment), metadata.ErrCorrupt)
 	}
 	footer, err := segment.ReadFooter(f, header, r.offset+int64(len(header)), r.entry.Body)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", fileName(r.dir, r.segment), err)
+		return nil, nil, fmt.Errorf("%s: %w", fileName(r.dir, r.segment), err)
 	}
-	return footer, nil
+	return h, footer, nil
 }
 
 // Verify reads the whole shard and checks every cell, the shard sum and the

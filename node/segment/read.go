@@ -152,6 +152,30 @@ func VerifyBody(r io.ReaderAt, bodyAt int64, rec *metadata.Record, f *Footer, bu
 	return nil
 }
 
+// VerifyBytes is [VerifyBody] of a body in memory.
+func VerifyBytes(body []byte, rec *metadata.Record, f *Footer) error {
+	if int64(len(body)) != f.Body {
+		return fmt.Errorf("%w: body of %d bytes, %d in the footer", ErrBad, len(body), f.Body)
+	}
+	if rec.Type != metadata.RecordShard {
+		if metadata.Sum(sha256.Sum256(body)) != f.Own {
+			return fmt.Errorf("%w: payload digest", ErrBad)
+		}
+		return nil
+	}
+	if err := CheckShape(rec, f); err != nil {
+		return err
+	}
+	sum := NewSummer(rec)
+	if err := sum.Add(body); err != nil {
+		return err
+	}
+	if sum.Sum() != f.Own {
+		return fmt.Errorf("%w: shard sum", ErrBad)
+	}
+	return nil
+}
+
 // CheckShape reports whether a shard's header and footer fit one another:
 // number of sums, own sum, and the length of the body.
 func CheckShape(rec *metadata.Record, f *Footer) error {

@@ -320,6 +320,35 @@ func TestScanForeignRecords(t *testing.T) {
 	}
 }
 
+// TestVerifyBytes flips bytes of bodies: they are judged the same in memory and
+// in a file.
+func TestVerifyBytes(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(17, 18))
+	rec, framed, f := shard(rng, 70_000)
+	manifest, mf := payload(metadata.RecordManifest, []byte("a manifest"))
+	for _, c := range []struct {
+		rec  metadata.Record
+		f    segment.Footer
+		body []byte
+	}{{rec, f, framed}, {manifest, mf, []byte("a manifest")}} {
+		for i := -1; i < len(c.body); i += 1 + len(c.body)/500 {
+			body := slices.Clone(c.body)
+			if i >= 0 {
+				body[i] ^= 4
+			}
+			inFile := segment.VerifyBody(bytes.NewReader(body), 0, &c.rec, &c.f, nil)
+			inMemory := segment.VerifyBytes(body, &c.rec, &c.f)
+			if (inFile == nil) != (i < 0) || (inMemory == nil) != (i < 0) || i >= 0 && !errors.Is(inMemory, segment.ErrBad) {
+				t.Fatalf("byte %d flipped: in a file %v, in memory %v", i, inFile, inMemory)
+			}
+		}
+		if err := segment.VerifyBytes(c.body[:len(c.body)-1], &c.rec, &c.f); !errors.Is(err, segment.ErrBad) {
+			t.Errorf("short body: %v, want %v", err, segment.ErrBad)
+		}
+	}
+}
+
 // TestRot damages own files and records in every way the reliability plan
 // names; none passes.
 func TestRot(t *testing.T) {
