@@ -63,7 +63,8 @@ type BackgroundOptions struct {
 	// 10,000 shards. Nil means that only these are allowed.
 	Stored func() (bytes, shards int64)
 	// Pressure reports whether drives are so full that trash is freed as soon
-	// as nobody reads it. Nil means never.
+	// as nobody reads it, which a reader may delay by an hour. It is asked
+	// every few seconds. Nil means never.
 	Pressure func() bool
 
 	// ClockPeriod is how often the groups are told what time has passed. Zero
@@ -187,7 +188,7 @@ func (g *background) start(ctx context.Context, loops *sync.WaitGroup) {
 	loops.Go(func() { g.repair.feed(ctx) })
 	every(g.o.RebuildPeriod, "rebuild", g.rebuild.kick, g.rebuild.round)
 	loops.Go(func() { g.inventory.run(ctx) })
-	every(g.o.TrashPeriod, "collect trash", nil, g.collect.trashPass)
+	loops.Go(func() { g.collect.trash(ctx) })
 	every(g.o.PendingPeriod, "look up pending shards", nil, g.collect.pendingPass)
 	every(g.o.JanitorPeriod, "finish buckets", nil, g.janitor.pass)
 	every(g.o.ClockPeriod, "count time", nil, g.clock.tick)

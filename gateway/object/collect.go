@@ -41,6 +41,13 @@ const (
 	trashBatch   = 512 // shards freed together on a drive
 	pendingPage  = 512
 	maxTrashMark = 256
+
+	// While drives are nearly full: how often trash is looked at, how often a
+	// new epoch begins so that new readers do not keep it, and how long a
+	// reader may.
+	pressedPeriod = 5 * time.Second
+	pressedEpoch  = 30 * time.Second
+	pressedRead   = time.Hour
 )
 
 // collector frees what nobody refers to: the trash of committed commands, and
@@ -54,6 +61,8 @@ type collector struct {
 	lastErrors []string
 
 	marks      [metadata.DataGroups + 1][]trashMark // trash pass only
+	pressed    bool                                 // trash pass only
+	epochAt    time.Time                            // trash pass only: when pressure last began an epoch
 	quarantine quarantine                           // pending pass only
 }
 
@@ -108,17 +117,41 @@ type trashMark struct {
 	epoch uint64 // newest that had been given out after the rows were seen
 }
 
+// trash frees trash in each period, and sooner under pressure, until ctx is
+// done.
+func (c *collector) trash(ctx context.Context) {
+	last := time.Time{}
+	for {
+		if now := c.g.e.options.Now(); last.IsZero() || now.Sub(last) >= c.g.o.TrashPeriod || c.g.o.Pressure() {
+			last = now
+			if err := c.trashPass(ctx); err != nil && ctx.Err() == nil {
+				c.g.e.log.ErrorContext(ctx, "background task failed", "task", "collect trash", "err", err)
+			}
+		}
+		if pause(ctx, min(pressedPeriod, c.g.o.TrashPeriod)) != nil {
+			return
+		}
+	}
+}
+
 // trashPass frees the trash of all groups that nobody can be reading any more.
 func (c *collector) trashPass(ctx context.Context) error {
 	on, err := c.allowed(ctx)
 	if err != nil || !on {
 		return err
 	}
-	waits, oldest := 0, time.Duration(0)
 	for group := range dataGroups {
 		if err := c.mark(ctx, group); err != nil {
 			return err
 		}
+	}
+	if c.pressed = c.g.o.Pressure(); c.pressed {
+		if err := c.press(ctx); err != nil {
+			return err
+		}
+	}
+	waits, oldest := 0, time.Duration(0)
+	for group := range dataGroups {
 		waiting, age, err := c.trashGroup(ctx, group)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -131,6 +164,31 @@ func (c *collector) trashPass(ctx context.Context) error {
 	}
 	c.count(func(s *CollectState) { s.TrashWaits, s.OldestWait = waits, oldest })
 	return nil
+}
+
+// press sees to it that trash does not wait for readers for long: those that
+// come from now on are of a new epoch, and those that take too long are cut
+// off.
+func (c *collector) press(ctx context.Context) error {
+	newest := uint64(0)
+	for _, marks := range c.marks {
+		for _, m := range marks {
+			newest = max(newest, m.epoch)
+		}
+	}
+	leases := c.g.e.Leases()
+	if newest == 0 || leases.OldestReader == 0 || leases.OldestReader > newest {
+		return nil
+	}
+	now := c.g.e.options.Now()
+	if n := c.g.e.epochs.cut(newest, now.Add(-pressedRead)); n > 0 {
+		c.g.e.log.WarnContext(ctx, "reads cut off, since drives are nearly full", "readers", n, "after", pressedRead)
+	}
+	if newest < leases.Current || now.Sub(c.epochAt) < pressedEpoch {
+		return nil
+	}
+	c.epochAt = now
+	return c.g.e.nextEpoch(ctx)
 }
 
 // mark notes which rows have come since the last pass. Orders rise, so what is
@@ -170,7 +228,7 @@ func (c *collector) mark(ctx context.Context, group uint32) error {
 // ripe reports whether the rows of a mark may be freed.
 func (c *collector) ripe(m trashMark) bool {
 	grace := c.g.e.options.TrashGrace
-	if c.g.o.Pressure() {
+	if c.pressed {
 		grace = 0
 	}
 	if c.g.e.options.Now().Sub(m.seen) < grace {

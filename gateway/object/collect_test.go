@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
@@ -162,49 +163,114 @@ func TestTrashOfManyParts(t *testing.T) {
 // takes; with new epochs, new readers do not count.
 func TestTrashWaitsForReaders(t *testing.T) {
 	t.Parallel()
-	for _, pressure := range []bool{false, true} {
-		t.Run(fmt.Sprintf("pressure %t", pressure), func(t *testing.T) {
-			t.Parallel()
-			w := newAged(t, setup{options: func(o *Options) {
-				o.Background = nil
-			}})
-			w.bg.o.Pressure = func() bool { return pressure }
-			body := payload(5_000_000, 1)
-			w.mustPut("object", body)
-			w.mustPut("other", body[:50_000])
-			o, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: "object"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			first := make([]byte, 1000)
-			_, err = io.ReadFull(o, first)
-			check(t, err)
-			w.delete("object")
-			if pressure {
-				w.collect()
-			}
-			for range 5 {
-				w.age(time.Hour)
-				check(t, w.nextEpoch(t.Context()))
-				w.collect()
-			}
-			rest, err := io.ReadAll(o)
-			if err != nil || !bytes.Equal(append(first, rest...), body) {
-				t.Fatalf("the reader got %d bytes, %v", len(first)+len(rest), err)
-			}
-			if n := w.stored(); n != 12 {
-				t.Errorf("%d shards while the reader is open", n)
-			}
-			later, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: "other"})
-			check(t, err)
-			check(t, o.Close())
-			w.collect()
-			if n := w.stored(); n != 6 {
-				t.Errorf("%d shards after the reader has ended", n)
-			}
-			check(t, later.Close())
-		})
+	w := newAged(t, setup{})
+	body := payload(5_000_000, 1)
+	w.mustPut("object", body)
+	w.mustPut("other", body[:50_000])
+	o, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: "object"})
+	if err != nil {
+		t.Fatal(err)
 	}
+	first := make([]byte, 1000)
+	_, err = io.ReadFull(o, first)
+	check(t, err)
+	w.delete("object")
+	for range 5 {
+		w.age(time.Hour)
+		check(t, w.nextEpoch(t.Context()))
+		w.collect()
+	}
+	rest, err := io.ReadAll(o)
+	if err != nil || !bytes.Equal(append(first, rest...), body) {
+		t.Fatalf("the reader got %d bytes, %v", len(first)+len(rest), err)
+	}
+	if n := w.stored(); n != 12 {
+		t.Errorf("%d shards while the reader is open", n)
+	}
+	later, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: "other"})
+	check(t, err)
+	check(t, o.Close())
+	w.collect()
+	if n := w.stored(); n != 6 {
+		t.Errorf("%d shards after the reader has ended", n)
+	}
+	check(t, later.Close())
+}
+
+// TestTrashUnderPressure: while drives are nearly full, trash waits neither for
+// the next epoch nor for readers that take more than an hour.
+func TestTrashUnderPressure(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{})
+	w.bg.o.Pressure = func() bool { return true }
+	body := payload(5_000_000, 1)
+	for _, key := range []string{"short", "long", "other"} {
+		w.mustPut(key, body)
+	}
+	get := func(key string) *Object {
+		o, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	brief, epoch := get("short"), w.Leases().Current
+	w.delete("short")
+	for range 5 {
+		w.collect()
+	}
+	if n := w.Leases().Current - epoch; n != 1 {
+		t.Errorf("%d new epochs in a moment, want 1", n)
+	}
+	other := get("other")
+	check(t, brief.Close())
+	w.collect()
+	if n := w.stored(); n != 12 {
+		t.Errorf("%d shards after the reader has ended, and another has begun", n)
+	}
+	check(t, other.Close())
+
+	slow := get("long")
+	w.delete("long")
+	w.collect()
+	w.sleep(pressedRead - time.Second)
+	w.collect()
+	if n := w.stored(); n != 12 {
+		t.Fatalf("%d shards before the hour is over", n)
+	}
+	w.sleep(2 * time.Second)
+	w.collect()
+	if n := w.stored(); n != 6 {
+		t.Errorf("%d shards after an hour", n)
+	}
+	if _, err := io.ReadAll(slow); !errors.Is(err, errReadCut) {
+		t.Errorf("the slow reader: %v", err)
+	}
+	check(t, slow.Close())
+	w.expect("other", body)
+}
+
+// TestTrashSoon: the loop looks at trash more often under pressure.
+func TestTrashSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var pressure atomic.Bool
+		w := newWorld(t, setup{options: func(o *Options) {
+			o.Background = &BackgroundOptions{TrashPeriod: time.Hour, Pressure: pressure.Load}
+		}})
+		w.mustPut("object", payload(100_000, 1))
+		o, err := w.Get(t.Context(), &GetRequest{Bucket: "b", Key: "object"})
+		check(t, err)
+		_, err = w.Delete(t.Context(), "b", []DeleteRequest{{Key: "object"}})
+		check(t, err)
+		pressure.Store(true)
+		time.Sleep(time.Minute)
+		check(t, o.Close())
+		time.Sleep(10 * time.Second)
+		if n := w.stored(); n != 0 {
+			t.Errorf("%d shards are left", n)
+		}
+	})
 }
 
 // TestTrashAndRepair: a chunk is freed and repaired by one at a time; a shard

@@ -2,10 +2,12 @@ package object
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
 )
@@ -18,6 +20,9 @@ type epochs struct {
 	writers map[uint64]int // running writers by epoch
 	readers map[uint64]int // running readers by epoch
 	living  []uint64       // as the groups have it
+	reads   map[*lease]struct{}
+
+	raising sync.Mutex // one new epoch at a time
 }
 
 // lease is one request's hold on the epoch it began in.
@@ -26,23 +31,65 @@ type lease struct {
 	of     map[uint64]int
 	epoch  uint64
 	once   sync.Once
+
+	// Of readers: when they began, and what ends them.
+	since  time.Time
+	cancel context.CancelCauseFunc
 }
+
+// errReadCut ends a read that took too long while drives were nearly full.
+var errReadCut = errors.New("object: read cut off: it took more than an hour while drives are nearly full")
 
 func newEpochs() *epochs {
-	return &epochs{writers: make(map[uint64]int), readers: make(map[uint64]int)}
+	return &epochs{writers: make(map[uint64]int), readers: make(map[uint64]int), reads: make(map[*lease]struct{})}
 }
 
-func (e *epochs) writer() (*lease, error) { return e.hold(e.writers) }
-func (e *epochs) reader() (*lease, error) { return e.hold(e.readers) }
-
-func (e *epochs) hold(of map[uint64]int) (*lease, error) {
+func (e *epochs) writer() (*lease, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.hold(e.writers)
+}
+
+// reader returns a lease and a context that ends with it.
+func (e *epochs) reader(ctx context.Context, now time.Time) (context.Context, *lease, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l, err := e.hold(e.readers)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.since = now
+	ctx, l.cancel = context.WithCancelCause(ctx)
+	e.reads[l] = struct{}{}
+	return ctx, l, nil
+}
+
+// hold needs mu.
+func (e *epochs) hold(of map[uint64]int) (*lease, error) {
 	if e.current == 0 {
 		return nil, fmt.Errorf("object: not started: %w", metadata.ErrUnavailable)
 	}
 	of[e.current]++
 	return &lease{epochs: e, of: of, epoch: e.current}, nil
+}
+
+// cut ends the readers of an epoch and those before it that began before a
+// time. Their leases count no more: what they try to read from now on fails,
+// and what is read beside that is verified as ever.
+func (e *epochs) cut(epoch uint64, before time.Time) (n int) {
+	e.mu.Lock()
+	var old []*lease
+	for l := range e.reads {
+		if l.epoch <= epoch && l.since.Before(before) {
+			old = append(old, l)
+		}
+	}
+	e.mu.Unlock()
+	for _, l := range old {
+		l.cancel(errReadCut)
+		l.release()
+	}
+	return len(old)
 }
 
 // release ends the lease. It may be called more than once.
@@ -52,6 +99,10 @@ func (l *lease) release() {
 		defer l.epochs.mu.Unlock()
 		if l.of[l.epoch]--; l.of[l.epoch] == 0 {
 			delete(l.of, l.epoch)
+		}
+		delete(l.epochs.reads, l)
+		if l.cancel != nil {
+			l.cancel(errClosedObject)
 		}
 	})
 }
@@ -108,6 +159,8 @@ func (e *Engine) firstEpoch(ctx context.Context) error {
 // more. If a group does not take the new fence, requests keep the old epoch.
 func (e *Engine) nextEpoch(ctx context.Context) error {
 	s := e.epochs
+	s.raising.Lock()
+	defer s.raising.Unlock()
 	s.mu.Lock()
 	next := s.current + 1
 	if n := len(s.living); n > 0 {

@@ -15,7 +15,7 @@ import (
 // ErrInvalidRange the returned object carries Info and no body; it need not be
 // closed then.
 func (e *Engine) Get(ctx context.Context, req *GetRequest) (*Object, error) {
-	l, err := e.epochs.reader()
+	ctx, l, err := e.epochs.reader(ctx, e.options.Now())
 	if err != nil {
 		return nil, err
 	}
