@@ -65,8 +65,18 @@ func (d *Drive) noteKnown() error {
 type compactor struct {
 	mu    sync.Mutex // one compaction at a time; guards the fields below
 	moved []movedSegment
-	stuck map[segment.ID]int64 // dead bytes of segments that could not be emptied
+	stuck map[segment.ID]stuckSegment
 }
+
+// stuckSegment is a segment that could not be emptied. It is tried again when
+// more of it is dead, and if that may help when some time has passed.
+type stuckSegment struct {
+	dead  int64
+	retry time.Time // zero: no use
+}
+
+// compactRetry is how long a segment that could not be read is left alone.
+const compactRetry = 10 * time.Minute
 
 // movedSegment is a segment whose records all lie elsewhere, durably, and
 // whose file is removed when due.
@@ -89,6 +99,7 @@ func (d *Drive) victim() (segment.ID, *segmentInfo, bool) {
 	if d.nearlyFull() {
 		limit = 90
 	}
+	now := d.opts.Clock.Now()
 	d.segMu.Lock()
 	defer d.segMu.Unlock()
 	var best segment.ID
@@ -98,7 +109,7 @@ func (d *Drive) victim() (segment.ID, *segmentInfo, bool) {
 		if !s.sealed || s.moving || s.newer || s.bytes == 0 {
 			continue
 		}
-		if dead, ok := d.compactor.stuck[id]; ok && dead == s.dead {
+		if was, ok := d.compactor.stuck[id]; ok && was.dead == s.dead && (was.retry.IsZero() || now.Before(was.retry)) {
 			continue
 		}
 		if live := (s.bytes - s.dead) * 100 / s.bytes; live < lowest {
@@ -122,15 +133,20 @@ func (d *Drive) compactOne(ctx context.Context) error {
 	}
 	rows, err := d.rowsOfSegment(id, info)
 	if err != nil {
+		d.setStuck(id, info, true)
 		return err
 	}
 	d.setMoving(info, true)
-	left := 0
+	left, retry := 0, false
 	for i := range rows {
 		err := d.moveRow(ctx, &rows[i])
 		switch {
-		case errors.Is(err, metadata.ErrCorrupt), errors.Is(err, metadata.ErrShardNotFound):
+		case errors.Is(err, errNotCopied):
 			left++ // stays until repair wrote a good one
+			if !errors.Is(err, metadata.ErrCorrupt) && !errors.Is(err, metadata.ErrShardNotFound) {
+				retry = true
+			}
+			d.log.Warn("record not moved", "file", fileName(info.dir, id), "err", err)
 		case err != nil:
 			d.setMoving(info, false)
 			return err
@@ -142,18 +158,29 @@ func (d *Drive) compactOne(ctx context.Context) error {
 		return d.indexFailed(err)
 	}
 	if left > 0 {
-		if d.compactor.stuck == nil {
-			d.compactor.stuck = map[segment.ID]int64{}
-		}
-		d.segMu.Lock()
-		info.moving = false
-		d.compactor.stuck[id] = info.dead
-		d.segMu.Unlock()
+		d.setStuck(id, info, retry)
 		d.log.Warn("segment keeps bad records", "file", fileName(info.dir, id), "records", left)
 		return nil
 	}
 	d.compactor.moved = append(d.compactor.moved, movedSegment{id, info.dir, d.opts.Clock.Now().Add(d.opts.CompactGrace)})
 	return nil
+}
+
+// setStuck puts a segment that could not be emptied aside. The caller holds mu
+// of the compactor.
+func (d *Drive) setStuck(id segment.ID, info *segmentInfo, retry bool) {
+	c := &d.compactor
+	if c.stuck == nil {
+		c.stuck = map[segment.ID]stuckSegment{}
+	}
+	d.segMu.Lock()
+	defer d.segMu.Unlock()
+	info.moving = false
+	s := stuckSegment{dead: info.dead}
+	if retry {
+		s.retry = d.opts.Clock.Now().Add(compactRetry)
+	}
+	c.stuck[id] = s
 }
 
 func (d *Drive) setMoving(info *segmentInfo, moving bool) {
@@ -227,6 +254,9 @@ func (d *Drive) entriesByIndex(id segment.ID) ([]segment.Entry, error) {
 	return entries, nil
 }
 
+// errNotCopied says that a record to be moved could not be read, or is damaged.
+var errNotCopied = errors.New("node: record not copied")
+
 // moveRow writes one record anew and lets its row point there.
 func (d *Drive) moveRow(ctx context.Context, r *row) error {
 	size := bufferSize(r.entry.Bytes + segment.MaxHeaderBytes)
@@ -242,7 +272,7 @@ func (d *Drive) moveRow(ctx context.Context, r *row) error {
 	req, err := d.copyRecord(r, buf)
 	if err != nil {
 		release()
-		return err
+		return fmt.Errorf("%w: %w", errNotCopied, err)
 	}
 	req.release = release
 	res := d.append(ctx, req)

@@ -3,9 +3,11 @@ package node
 import (
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/gateway/object/shardtest"
@@ -116,4 +118,77 @@ func TestCompactionReadsOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCompactionPassesOver lets the reads of one record fail: the other
+// segments are compacted, that one is left alone for a while and tried again.
+func TestCompactionPassesOver(t *testing.T) {
+	t.Parallel()
+	for name, seal := range map[string]bool{"a record": false, "the seal": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fs := &badReads{FS: vfs.NewMem()}
+			format(t, fs, "d")
+			opts := sparseOptions(fs)
+			clock := &stepClock{now: time.Unix(1e9, 0)}
+			opts.Clock = clock
+			w := open(t, opts, "d")
+			defer w.close()
+			kept := sparse(w, 3)
+			file, r := w.where(kept[0])
+			at := r.offset + int64(r.entry.HeaderBytes) + 2000
+			if seal {
+				info, err := fs.Stat(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at = info.Size() - 1
+			}
+			fs.set(file, at, 0, syscall.EIO)
+			round := func(n int) {
+				for range n {
+					_ = w.d.maintain(t.Context()) // may tell of the bad read
+					clock.step(time.Second)
+				}
+			}
+			round(8)
+			if st := w.d.Status(); st.Segments > 3 {
+				t.Errorf("%d segments, want the other two compacted", st.Segments)
+			}
+			first := fs.count()
+			round(8)
+			if n := fs.count(); first == 0 || n != first {
+				t.Errorf("the bad place was read %d times, then %d times more at once", first, n-first)
+			}
+			fs.set("", 0, 0, nil)
+			clock.step(compactRetry)
+			round(4)
+			if _, err := fs.Stat(file); !oserror.IsNotExist(err) {
+				t.Errorf("%s after its reads work again: %v, want it compacted", file, err)
+			}
+			for _, s := range kept {
+				w.check(s)
+			}
+		})
+	}
+}
+
+// stepClock is a clock that goes on when it is told.
+type stepClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *stepClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *stepClock) After(time.Duration) <-chan time.Time { return nil }
+
+func (c *stepClock) step(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
 }
