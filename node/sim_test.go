@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -104,6 +105,11 @@ func (s *sim) options(fs vfs.FS) Options {
 func (s *sim) maybeError(op errorfs.Op) error {
 	if op.Kind.ReadOrWrite() == errorfs.OpIsRead {
 		return nil
+	}
+	if s.faults.ackEarly {
+		for range 100 {
+			runtime.Gosched() // a device takes its time: whoever was answered goes on
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
