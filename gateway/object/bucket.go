@@ -230,7 +230,8 @@ func (e *Engine) finishCreate(ctx context.Context, row *metadata.Bucket, l *leas
 
 // DeleteBucket deletes an empty bucket: its group closes it, which fails with
 // metadata.ErrBucketNotEmpty while it holds anything; the name is retired, the
-// rows are purged, and the name is free again.
+// rows are purged, a record of it is made durable on m+1 drives, and the name
+// is free again.
 func (e *Engine) DeleteBucket(ctx context.Context, name string) error {
 	l, err := e.epochs.writer()
 	if err != nil {
@@ -268,6 +269,10 @@ func (e *Engine) finishDelete(ctx context.Context, row *metadata.Bucket, l *leas
 	_, err := e.propose(ctx, e.groupCommand(metadata.KindPurgeBucket, l, row))
 	if err != nil && !errors.Is(err, metadata.ErrNoSuchBucket) {
 		return fmt.Errorf("object: purge bucket: %w", err)
+	}
+	rec := metadata.Record{Type: metadata.RecordBucket, Bucket: row.ID, Account: row.Owner, Epoch: l.epoch}
+	if err := e.putRecord(ctx, &rec, bucketTombstone(row.ID, row.Owner)); err != nil {
+		return fmt.Errorf("object: record that a bucket is deleted: %w", err)
 	}
 	_, err = e.propose(ctx, e.rootCommand(metadata.KindForgetBucket, l, row))
 	if err != nil && !errors.Is(err, metadata.ErrNoSuchBucket) {

@@ -52,6 +52,7 @@ func TestFormat(t *testing.T) {
 	line("list-hash", hash[:])
 	line("account", accountRecord(account))
 	line("bucket", (&Engine{}).bucketRecord(row, []byte("b")))
+	line("bucket-deleted", bucketTombstone(row.ID, row.Owner))
 
 	const file = "testdata/golden.txt"
 	want, err := os.ReadFile(file)

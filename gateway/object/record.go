@@ -65,10 +65,36 @@ func accountRecord(a *metadata.Account) []byte {
 	return appendText(b, a.Name)
 }
 
+// States of a bucket in its record. A deletion counts, whatever else there is
+// of the id: no bucket gets the id of another.
+const (
+	bucketLive    = 1
+	bucketDeleted = 2
+)
+
 // bucketRecord encodes what a bucket record carries. The name is sealed if the
 // bucket has a key.
 func (e *Engine) bucketRecord(row *metadata.Bucket, name []byte) []byte {
-	b := []byte{recordVersion}
+	return encodeBucket(row, bucketLive, name)
+}
+
+// bucketTombstone encodes the record that a bucket was deleted: neither its
+// name nor its key are in it.
+func bucketTombstone(id metadata.BucketID, owner metadata.AccountID) []byte {
+	return encodeBucket(&metadata.Bucket{ID: id, Owner: owner}, bucketDeleted, nil)
+}
+
+// bucketStateOf returns the state in a bucket's record, 0 if it is none that
+// is known.
+func bucketStateOf(payload []byte) byte {
+	if len(payload) < 2 || payload[0] != recordVersion {
+		return 0
+	}
+	return payload[1]
+}
+
+func encodeBucket(row *metadata.Bucket, state byte, name []byte) []byte {
+	b := []byte{recordVersion, state}
 	b = append(b, row.ID[:]...)
 	b = append(b, row.Owner[:]...)
 	b = append(b, row.Key[:]...)

@@ -38,8 +38,8 @@ type Shards interface {
 	// live. It is a hint that may be lost in a crash.
 	Confirm(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error
 
-	// Free deletes shards, all records of each id. Ids that are not there are
-	// no error. The space may be reclaimed later.
+	// Free deletes shards and records of other types, all of each id. Ids that
+	// are not there are no error. The space may be reclaimed later.
 	Free(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error
 
 	// List returns up to limit rows of the drive's index, in order of

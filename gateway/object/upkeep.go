@@ -79,24 +79,32 @@ func (k *recordKeeper) buckets(ctx context.Context, drives []topology.DriveID, n
 		want[row.ID] = e.bucketRecordHead(row)
 		return nil
 	})
-	if err != nil || len(want) == 0 {
+	if err != nil {
 		return err
 	}
-	held, err := countRecords(ctx, k, drives, metadata.RecordBucket, need, func(rec *metadata.Record, payload []byte) (metadata.BucketID, bool) {
+	held, err := countRecords(ctx, k, drives, metadata.RecordBucket, need, func(rec *metadata.Record, payload []byte) (bucketCopy, bool) {
+		id := bucketCopy{id: rec.Bucket}
+		if bucketStateOf(payload) == bucketDeleted {
+			id.deleted, id.owner = true, rec.Account
+			return id, true
+		}
 		head, ok := want[rec.Bucket]
-		return rec.Bucket, ok && bytes.HasPrefix(payload, head)
+		return id, ok && bytes.HasPrefix(payload, head)
 	})
 	if err != nil {
 		return err
 	}
 	var errs []error
+	if err := k.tombstones(ctx, want, held, drives, need); err != nil {
+		errs = append(errs, err)
+	}
 	err = k.eachBucket(ctx, func(row *metadata.Bucket) error {
 		if _, ok := want[row.ID]; !ok {
 			return nil // created meanwhile
 		}
 		rec := metadata.Record{Type: metadata.RecordBucket, Bucket: row.ID, Account: row.Owner}
 		payload := func() ([]byte, error) { return k.bucketPayload(ctx, row) }
-		if err := k.remake(ctx, rec, payload, held[row.ID], drives, need); err != nil {
+		if err := k.remake(ctx, rec, payload, held[bucketCopy{id: row.ID}], drives, need); err != nil {
 			errs = append(errs, fmt.Errorf("object: record of bucket %s: %w", row.ID, err))
 		}
 		if len(errs) >= maxErrors {
@@ -105,6 +113,73 @@ func (k *recordKeeper) buckets(ctx context.Context, drives []topology.DriveID, n
 		return nil
 	})
 	return errors.Join(append(errs, err)...)
+}
+
+// bucketCopy names what records of a bucket say: that it is live, as the
+// metadata have it, or that it was deleted.
+type bucketCopy struct {
+	id      metadata.BucketID
+	deleted bool
+	owner   metadata.AccountID // of deleted ones only
+}
+
+// tombstones sees to it that the records of deleted buckets are on enough
+// drives, and then frees what else there is of these buckets. The tombstones
+// stay: drives that are away may bring older records back.
+func (k *recordKeeper) tombstones(ctx context.Context, live map[metadata.BucketID][]byte, held map[bucketCopy][]topology.DriveID, drives []topology.DriveID, need int) error {
+	gone := make(map[metadata.BucketID]struct{})
+	var errs []error
+	for b, on := range held {
+		if _, is := live[b.id]; is || !b.deleted {
+			continue // one that is live has none, unless the metadata was restored
+		}
+		rec := metadata.Record{Type: metadata.RecordBucket, Bucket: b.id, Account: b.owner}
+		payload := func() ([]byte, error) { return bucketTombstone(b.id, b.owner), nil }
+		if err := k.remake(ctx, rec, payload, on, drives, need); err != nil {
+			if errs = append(errs, fmt.Errorf("object: record of deleted bucket %s: %w", b.id, err)); len(errs) >= maxErrors {
+				break
+			}
+			continue
+		}
+		gone[b.id] = struct{}{}
+	}
+	if len(gone) == 0 {
+		return errors.Join(errs...)
+	}
+	if on, err := k.g.collect.allowed(ctx); err != nil || !on {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, drive := range drives {
+		if err := k.freeSuperseded(ctx, drive, gone); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// maxSuperseded is how many records a pass frees on a drive.
+const maxSuperseded = 4096
+
+// freeSuperseded frees the records on a drive that say that deleted buckets are
+// live.
+func (k *recordKeeper) freeSuperseded(ctx context.Context, drive topology.DriveID, gone map[metadata.BucketID]struct{}) error {
+	var found []metadata.ShardRef
+	late, err := k.g.guard.do(ctx, drive, longCall, func(ctx context.Context) error {
+		return k.g.e.shards.Records(ctx, drive, metadata.RecordBucket, func(rec *metadata.Record, payload []byte) error {
+			if _, is := gone[rec.Bucket]; is && bucketStateOf(payload) == bucketLive && len(found) < maxSuperseded {
+				found = append(found, rec.Ref())
+			}
+			return context.Cause(ctx)
+		})
+	})
+	if late != nil {
+		return err // found is not ours
+	}
+	// Records that could not be read do not keep those that could.
+	if len(found) > 0 {
+		err = errors.Join(err, k.g.collect.free(ctx, drive, found))
+	}
+	return err
 }
 
 // bucketRecordHead is the part of a bucket's record that is the same in all of

@@ -136,6 +136,94 @@ func TestRecordsAreRemade(t *testing.T) {
 	}
 }
 
+// bucketCopies counts the drives that hold a record of a bucket in a state.
+func (w *world) bucketCopies(id metadata.BucketID, state byte) (drives int) {
+	w.t.Helper()
+	for _, d := range w.drives {
+		if !w.shards.Condition(d).Readable {
+			continue
+		}
+		found := 0
+		check(w.t, w.node.Records(w.t.Context(), d, metadata.RecordBucket, func(rec *metadata.Record, payload []byte) error {
+			if rec.Bucket == id && bucketStateOf(payload) == state {
+				found = 1
+			}
+			return nil
+		}))
+		drives += found
+	}
+	return drives
+}
+
+// TestBucketTombstones: a deletion is on m+1 drives before the name is free, is
+// made anew when such drives are lost, and outlives the records it supersedes.
+func TestBucketTombstones(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{drives: 8})
+	check(t, w.CreateBucket(t.Context(), "gone"))
+	row, err := w.meta.Bucket(t.Context(), "gone")
+	check(t, err)
+	away := w.drives[0]
+	for _, d := range w.drives { // one with a live record is away
+		check(t, w.node.Records(t.Context(), d, metadata.RecordBucket, func(rec *metadata.Record, _ []byte) error {
+			if rec.Bucket == row.ID {
+				away = d
+			}
+			return nil
+		}))
+	}
+	w.shards.lose(away)
+	w.shards.set(func(op string, d topology.DriveID, _ metadata.ShardRef) fault {
+		if op == "record" {
+			return fault{err: metadata.ErrDriveFull}
+		}
+		return fault{}
+	})
+	if err := w.DeleteBucket(t.Context(), "gone"); !errors.Is(err, ErrUnwritable) {
+		t.Errorf("deleted without a record: %v", err)
+	}
+	if _, err := w.meta.Bucket(t.Context(), "gone"); err != nil {
+		t.Errorf("the name is free without a record: %v", err)
+	}
+	w.shards.set(nil)
+	w.meta.set(func(cmd *metadata.Command, next func() (*metadata.Result, error)) (*metadata.Result, error) {
+		if n := w.bucketCopies(row.ID, bucketDeleted); cmd.Kind == metadata.KindForgetBucket && n != 3 {
+			t.Errorf("the name is freed with the record on %d drives", n)
+		}
+		return next()
+	})
+	if err := w.DeleteBucket(t.Context(), "gone"); !errors.Is(err, metadata.ErrNoSuchBucket) {
+		t.Error(err) // it was gone for clients
+	}
+	w.meta.set(nil)
+	if _, err := w.meta.Bucket(t.Context(), "gone"); !errors.Is(err, metadata.ErrNoSuchBucket) {
+		t.Errorf("the name is not free: %v", err)
+	}
+	check(t, w.bg.records.pass(t.Context()))
+	if n := w.bucketCopies(row.ID, bucketLive); n != 0 {
+		t.Errorf("%d drives still hold the record of the live bucket", n)
+	}
+	w.shards.reset() // the drive returns with its record
+	for _, lost := range w.drives[:3] {
+		if lost == away {
+			continue
+		}
+		w.shards.lose(lost)
+		check(t, w.bg.records.pass(t.Context()))
+		if n := w.bucketCopies(row.ID, bucketDeleted); n < 3 {
+			t.Errorf("the deletion is on %d drives", n)
+		}
+	}
+	if n := w.bucketCopies(row.ID, bucketLive); n != 0 {
+		t.Errorf("%d drives hold the record of the live bucket again", n)
+	}
+	b, err := w.meta.Bucket(t.Context(), "b")
+	check(t, err)
+	if n := w.bucketCopies(b.ID, bucketLive); n < 3 {
+		t.Errorf("the other bucket's record is on %d drives", n)
+	}
+}
+
 // TestClock: the groups are told what time has passed, once, and nothing of a
 // time in which the machine slept.
 func TestClock(t *testing.T) {
