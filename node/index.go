@@ -425,6 +425,27 @@ func recordsByID(b *pebble.Batch, id metadata.ShardID) ([]row, error) {
 	return rows, errors.Join(err, it.Error(), it.Close())
 }
 
+// newestBorn returns the highest birth of all records that are not shards.
+func (x *index) newestBorn() (born uint64, err error) {
+	err = x.use(func() error {
+		it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tableRecord}, UpperBound: []byte{tableRecord + 1}})
+		if err != nil {
+			return err
+		}
+		// The last of each type is its youngest.
+		for ok := it.Last(); ok; {
+			key := it.Key()
+			if len(key) < 10 {
+				break
+			}
+			born = max(born, binary.BigEndian.Uint64(key[2:]))
+			ok = it.SeekLT(bytes.Clone(key[:2]))
+		}
+		return errors.Join(it.Error(), it.Close())
+	})
+	return born, err
+}
+
 // getRow reads one row by its key.
 func getRow(r pebble.Reader, key []byte) (row, error) {
 	v, closer, err := r.Get(key)

@@ -111,6 +111,20 @@ func (l *layout) found(dir uint32, files int, newest segment.ID) {
 	}
 }
 
+// goOn says that no file goes into a directory before dir: starts list none.
+func (l *layout) goOn(dir uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dir = max(l.dir, dir)
+}
+
+// passed says that an earlier life has counted that far.
+func (l *layout) passed(counter uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counter = max(l.counter, counter)
+}
+
 func (l *layout) dirPath(dir uint32) string {
 	return l.fs.PathJoin(l.path, strconv.FormatUint(uint64(dir), 10))
 }

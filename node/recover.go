@@ -50,7 +50,11 @@ func (d *Drive) recover(ctx context.Context) error {
 	if d.opts.fsck.on {
 		known = 0
 	}
+	d.layout.goOn(known)
 	if err := d.recoverDirs(ctx, known); err != nil {
+		return err
+	}
+	if err := d.recoverOrder(); err != nil {
 		return err
 	}
 	d.layout.nextLife()
@@ -109,6 +113,35 @@ func (d *Drive) recoverDirs(ctx context.Context, known uint32) error {
 	if len(dirs) > 0 {
 		if err := syncDir(d.fs, d.layout.path); err != nil {
 			return d.syncFailed("sync directory", err)
+		}
+	}
+	return nil
+}
+
+// recoverOrder makes what this life numbers higher than what all before did. The
+// directories that were listed may be empty by now.
+func (d *Drive) recoverOrder() error {
+	born, err := d.index.newestBorn()
+	if err != nil {
+		return err
+	}
+	d.layout.passed(born >> 32)
+	for id := range d.segments {
+		d.layout.passed(binary.BigEndian.Uint64(id[:]))
+	}
+	dirs, err := d.listDirs(0)
+	if err != nil {
+		return err
+	}
+	for _, dir := range slices.Backward(dirs) {
+		ids, err := d.listDir(dir)
+		if err != nil {
+			return err
+		}
+		if len(ids) > 0 { // ids rise with the directories
+			newest := ids[len(ids)-1]
+			d.layout.passed(binary.BigEndian.Uint64(newest[:]))
+			return nil
 		}
 	}
 	return nil

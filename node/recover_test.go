@@ -1,13 +1,16 @@
 package node
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/ruche-storage/ruche/gateway/object/shardtest"
 	"github.com/ruche-storage/ruche/metadata"
@@ -228,4 +231,87 @@ func setFormat(header []byte, format byte) {
 	header[4] = format
 	end := len(header) - 4
 	binary.LittleEndian.PutUint32(header[end:], crc32.Checksum(header[:end], crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// TestOrderGoesOn empties the newest directories before a start: ids and births
+// of the next life are higher than all that are left.
+func TestOrderGoesOn(t *testing.T) {
+	t.Parallel()
+	for _, rebuild := range []bool{false, true} {
+		disk := vfs.NewMem()
+		format(t, disk, "d")
+		opts := quietOptions(disk)
+		opts.SmallShardBytes, opts.filesPerDir = 64, 2
+		w := open(t, opts, "d")
+		putManifest(t, w, 1)
+		for range 7 {
+			w.put(1000)
+		}
+		putManifest(t, w, 2)
+		old := w.shards[1]
+		_, r := w.where(old)
+		w.free(append(w.shards[2:], w.shards[0])...)
+		w.maintain()
+		w.close()
+		if rebuild {
+			if err := disk.RemoveAll("d/idx"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w = open(t, opts, "d")
+		putManifest(t, w, 3)
+		w.again(old)
+		if _, again := w.where(old); bytes.Compare(again.segment[:8], r.segment[:8]) <= 0 {
+			t.Errorf("rebuilt %t: a new file has the id %s, an older one has %s", rebuild, again.segment, r.segment)
+		}
+		w.check(old)
+		var order []byte
+		err := w.d.Records(t.Context(), metadata.RecordManifest, func(_ *metadata.Record, payload []byte) error {
+			order = append(order, payload[0])
+			return nil
+		})
+		if err != nil || string(order) != "\x01\x02\x03" {
+			t.Errorf("rebuilt %t: Records yields %v, %v, want the older first", rebuild, order, err)
+		}
+		w.close()
+	}
+}
+
+// TestDirectoryAfterFull numbers a directory that could not be made for want
+// of space: the next life goes on there, and starts find what it writes.
+func TestDirectoryAfterFull(t *testing.T) {
+	t.Parallel()
+	disk := vfs.NewCrashableMem()
+	format(t, disk, "d")
+	opts := quietOptions(errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpMkdirAll && op.Path == "d/seg/1" {
+			return syscall.ENOSPC
+		}
+		return nil
+	})))
+	opts.SmallShardBytes, opts.filesPerDir = 64, 2
+	w := open(t, opts, "d")
+	w.put(1000)
+	w.put(1000)
+	s := shardtest.NewShard(newRand(9), 1, 1000)
+	if err := shardtest.Put(t.Context(), w.n, w.id, s, int64(len(s.Framed))); !errors.Is(err, metadata.ErrDriveFull) {
+		t.Fatalf("write = %v, want %v", err, metadata.ErrDriveFull)
+	}
+	w.maintain()
+	w.close()
+	opts.FS = disk
+	w = open(t, opts, "d")
+	w.again(s)
+	opts.FS = killed(w, disk)
+	w = open(t, opts, "d")
+	defer w.close()
+	w.check(s)
+}
+
+func putManifest(t *testing.T, w *workbench, n byte) {
+	t.Helper()
+	rec := metadata.Record{Type: metadata.RecordManifest, Shard: metadata.ShardID{Chunk: metadata.ChunkID{n}}}
+	if err := w.d.PutRecord(t.Context(), &rec, []byte{n}); err != nil {
+		t.Fatal(err)
+	}
 }
