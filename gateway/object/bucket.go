@@ -104,7 +104,16 @@ func (e *Engine) read(ctx context.Context, name string, f func(b *bucket) error)
 	return f(again)
 }
 
-// bucketTimes is how often a step of a bucket's life is tried against others
+// forgetMissing drops a bucket from the cache if a write in it has found that it
+// is not there: it may have been deleted, and created again since. The next
+// request reads its row anew.
+func (e *Engine) forgetMissing(name string, err *error) {
+	if errors.Is(*err, metadata.ErrNoSuchBucket) {
+		e.buckets.forget(name)
+	}
+}
+
+// bucketTries is how often a step of a bucket's life is tried against others
 // that change the same name.
 const bucketTries = 8
 

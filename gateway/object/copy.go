@@ -13,7 +13,8 @@ const copyTries = 4
 
 // Copy copies an object: it is opened and sealed anew, under a new part id. A
 // copy onto itself that only changes attributes takes the parts over.
-func (e *Engine) Copy(ctx context.Context, req *CopyRequest) (*CopyResult, error) {
+func (e *Engine) Copy(ctx context.Context, req *CopyRequest) (_ *CopyResult, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	b, err := e.bucket(ctx, req.Bucket)
 	if err != nil {
 		return nil, err
@@ -125,7 +126,8 @@ func (e *Engine) copyAttributes(ctx context.Context, b *bucket, l *lease, req *C
 }
 
 // CopyPart writes a part of an upload from an object or a range of it.
-func (e *Engine) CopyPart(ctx context.Context, req *PartCopyRequest) (*CopyResult, error) {
+func (e *Engine) CopyPart(ctx context.Context, req *PartCopyRequest) (_ *CopyResult, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	if req.Number < 1 || req.Number > MaxParts {
 		return nil, ErrInvalidPartNumber
 	}

@@ -13,7 +13,8 @@ const MaxDeletes = 1000
 
 // Delete deletes up to MaxDeletes keys of one bucket in one command; each key
 // is decided on its own. Keys that do not exist are no error.
-func (e *Engine) Delete(ctx context.Context, bucketName string, reqs []DeleteRequest) ([]DeleteResult, error) {
+func (e *Engine) Delete(ctx context.Context, bucketName string, reqs []DeleteRequest) (_ []DeleteResult, err error) {
+	defer e.forgetMissing(bucketName, &err)
 	if len(reqs) > MaxDeletes {
 		return nil, fmt.Errorf("object: %d keys to delete, at most %d", len(reqs), MaxDeletes)
 	}

@@ -602,3 +602,70 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
+
+// TestStaleBucket: a bucket was deleted and created again behind the back of
+// the cache. Each kind of write finds out at its second try.
+func TestStaleBucket(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	put := func() error { _, err := w.put("k", []byte("x")); return err }
+	source := CopySource{Bucket: "source", Key: "k"}
+	check(t, w.CreateBucket(t.Context(), "source"))
+	_, err := w.Put(t.Context(), &PutRequest{Bucket: "source", Key: "k", Body: body([]byte("x"))})
+	check(t, err)
+	for name, write := range map[string]func() error{
+		"put": put,
+		"copy": func() error {
+			_, err := w.Copy(t.Context(), &CopyRequest{Source: source, Bucket: "b", Key: "copy"})
+			return err
+		},
+		"delete": func() error {
+			_, err := w.Delete(t.Context(), "b", []DeleteRequest{{Key: "none"}})
+			return err
+		},
+		"upload": func() error {
+			_, err := w.CreateUpload(t.Context(), &UploadRequest{Bucket: "b", Key: "m"})
+			return err
+		},
+		"part": func() error {
+			_, err := w.PutPart(t.Context(), &PartRequest{Bucket: "b", Key: "m", Number: 1, Body: body([]byte("x"))})
+			return err
+		},
+		"part copy": func() error {
+			_, err := w.CopyPart(t.Context(), &PartCopyRequest{Source: source, Bucket: "b", Key: "m", Number: 1})
+			return err
+		},
+		"complete": func() error {
+			_, err := w.Complete(t.Context(), &CompleteRequest{Bucket: "b", Key: "m", Parts: []CompletePart{{Number: 1}}, Bytes: -1})
+			return err
+		},
+		"abort": func() error { return w.Abort(t.Context(), "b", "m", metadata.UploadID{1}) },
+	} {
+		stale, err := w.bucket(t.Context(), "b")
+		check(t, err)
+		w.empty("b")
+		check(t, w.DeleteBucket(t.Context(), "b"))
+		check(t, w.CreateBucket(t.Context(), "b"))
+		w.buckets.put(stale)
+		first := write()
+		if second := write(); errors.Is(second, metadata.ErrNoSuchBucket) {
+			t.Errorf("%s: %v, then %v", name, first, second)
+		}
+	}
+}
+
+// empty deletes all keys and uploads of a bucket.
+func (w *world) empty(name string) {
+	w.t.Helper()
+	page, err := w.List(w.t.Context(), &ListRequest{Bucket: name, Limit: 100})
+	check(w.t, err)
+	for _, entry := range page.Entries {
+		_, err := w.Delete(w.t.Context(), name, []DeleteRequest{{Key: entry.Key}})
+		check(w.t, err)
+	}
+	uploads, err := w.Uploads(w.t.Context(), &UploadsRequest{Bucket: name, Limit: 100})
+	check(w.t, err)
+	for _, u := range uploads.Uploads {
+		check(w.t, w.Abort(w.t.Context(), name, u.Key, u.ID))
+	}
+}

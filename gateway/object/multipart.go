@@ -19,7 +19,8 @@ import (
 func hexMD5(sum [16]byte) string { return hex.EncodeToString(sum[:]) }
 
 // CreateUpload begins a multipart upload.
-func (e *Engine) CreateUpload(ctx context.Context, req *UploadRequest) (UploadInfo, error) {
+func (e *Engine) CreateUpload(ctx context.Context, req *UploadRequest) (_ UploadInfo, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	b, err := e.bucket(ctx, req.Bucket)
 	if err != nil {
 		return UploadInfo{}, err
@@ -53,7 +54,8 @@ func (e *Engine) CreateUpload(ctx context.Context, req *UploadRequest) (UploadIn
 
 // PutPart writes a part of an upload. If a number is written more than once,
 // the part whose writing ends last counts.
-func (e *Engine) PutPart(ctx context.Context, req *PartRequest) (*PutResult, error) {
+func (e *Engine) PutPart(ctx context.Context, req *PartRequest) (_ *PutResult, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	if req.Body.Bytes < 0 || req.Body.Bytes > MaxPutBytes {
 		return nil, ErrEntityTooLarge
 	}
@@ -106,7 +108,8 @@ func (e *Engine) putPart(ctx context.Context, b *bucket, l *lease, req *PartRequ
 }
 
 // Abort drops an upload and its parts.
-func (e *Engine) Abort(ctx context.Context, bucketName, key string, upload metadata.UploadID) error {
+func (e *Engine) Abort(ctx context.Context, bucketName, key string, upload metadata.UploadID) (err error) {
+	defer e.forgetMissing(bucketName, &err)
 	b, err := e.bucket(ctx, bucketName)
 	if err != nil {
 		return err
@@ -129,7 +132,8 @@ const completeTries = 4
 
 // Complete makes an upload into a version. Repeated with the same list it
 // answers the same.
-func (e *Engine) Complete(ctx context.Context, req *CompleteRequest) (*PutResult, error) {
+func (e *Engine) Complete(ctx context.Context, req *CompleteRequest) (_ *PutResult, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	b, err := e.bucket(ctx, req.Bucket)
 	if err != nil {
 		return nil, err

@@ -24,7 +24,8 @@ type storedPart struct {
 
 // Put writes an object. The version is visible when it returns without error,
 // and not at all otherwise, except after metadata.ErrUnknownOutcome.
-func (e *Engine) Put(ctx context.Context, req *PutRequest) (*PutResult, error) {
+func (e *Engine) Put(ctx context.Context, req *PutRequest) (_ *PutResult, err error) {
+	defer e.forgetMissing(req.Bucket, &err)
 	if req.Body.Bytes < 0 || req.Body.Bytes > MaxPutBytes {
 		return nil, ErrEntityTooLarge
 	}
