@@ -156,6 +156,14 @@ func (i *identity) pathOf(drive topology.DriveID) string {
 	return i.Slots[n].Path
 }
 
+// incarnate notes which incarnation a drive is expected to have at least.
+func (i *identity) incarnate(drive topology.DriveID, number uint64) {
+	if i.Incarnations == nil {
+		i.Incarnations = make(map[topology.DriveID]uint64)
+	}
+	i.Incarnations[drive] = number
+}
+
 // missing notes that a drive is absent, and reports whether that is new.
 func (i *identity) missing(drive topology.DriveID) bool {
 	if slices.Contains(i.Absent, drive) {
@@ -165,14 +173,13 @@ func (i *identity) missing(drive topology.DriveID) bool {
 	return true
 }
 
-// place notes that a drive was seen at path, and reports whether that is new.
-func (i *identity) place(path string, drive topology.DriveID) bool {
+// place notes that a drive was seen at path.
+func (i *identity) place(path string, drive topology.DriveID) {
 	if known, ok := i.at(path); ok && known == drive {
-		return false
+		return
 	}
 	i.Slots = slices.DeleteFunc(i.Slots, func(s slot) bool { return s.Path == path || s.Drive == drive })
 	i.Slots = append(i.Slots, slot{path, drive})
-	return true
 }
 
 // check compares what was fixed at the first start with the settings.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -203,19 +204,29 @@ func (p *process) openDrives(ctx context.Context) error {
 	if len(n.Drives()) == 0 {
 		return &StartError{DriveUnusable, fmt.Sprintf("none of the drives %v can be opened", paths), "mount the drives, and check their owner", errors.Join(causes(refused)...)}
 	}
-	moved := false
 	for _, d := range n.Drives() {
-		moved = p.id.place(d.Path(), d.ID()) || moved
+		p.id.place(d.Path(), d.ID())
+		p.raise(d)
 	}
-	if moved {
-		if err := p.id.save(p.dir); err != nil {
-			return err
-		}
+	if err := p.id.save(p.dir); err != nil {
+		return err
 	}
 	if newest := newestSealed(keyringDrives(n)); newest > p.ring.current().Version() {
 		return p.keyringMismatch(fmt.Errorf("it is version %d, and drives hold sealed copies of version %d", p.ring.current().Version(), newest))
 	}
 	return p.ring.admit(keyringDrives(n))
+}
+
+// raise gives a drive a new incarnation and notes it: a copy of the drive made
+// before this start, mounted alone, is refused from now on. The drive comes
+// first, so that it is never behind what is expected of it.
+func (p *process) raise(d *node.Drive) {
+	next := max(d.Superblock().Incarnation, p.id.Incarnations[d.ID()]) + 1
+	if err := d.SetIncarnation(next); err != nil {
+		p.Log.Error("older copies of a drive are not refused", "path", d.Path(), "err", err)
+		return
+	}
+	p.id.incarnate(d.ID(), next)
 }
 
 func causes(refused []node.Refused) (errs []error) {
@@ -255,7 +266,7 @@ func (p *process) formatAll(paths []string) error {
 
 func (p *process) nodeOptions() node.Options {
 	o := node.Options{
-		Clock: clock{p.Now}, Log: p.Log.With("part", "node"), Cluster: node.ClusterID(p.id.Cluster),
+		Clock: clock{p.Now}, Log: p.Log.With("part", "node"), Cluster: node.ClusterID(p.id.Cluster), Incarnations: maps.Clone(p.id.Incarnations),
 		PreallocateBytes: orNone(int64(p.c.Preallocate)), ScrubBytesPerSecond: int64(p.c.ScrubRate), OnBadShard: p.badShard,
 	}
 	if p.c.ScrubRate == 0 {

@@ -149,6 +149,7 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 	p.Log.Info("drive replaced", "path", r.Path, "lost", r.Old.String(), "drive", open.ID().String())
 	return p.note(func(id *identity) {
 		id.place(r.Path, open.ID())
+		id.incarnate(open.ID(), open.Superblock().Incarnation)
 		id.Replacing = slices.DeleteFunc(id.Replacing, func(o replacing) bool { return o == r })
 	})
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -124,5 +125,43 @@ func TestDriveReturns(t *testing.T) {
 	closed(t, p)
 	if n := len(absent(t, dir)); n != 0 {
 		t.Errorf("%d drives are still noted as absent", n)
+	}
+}
+
+// TestOldCopyOfDrive: a copy of a drive that was made before a start is taken
+// for absent if it is mounted in the drive's place.
+func TestOldCopyOfDrive(t *testing.T) {
+	t.Parallel()
+	dir := made(t)
+	path, original, backup := filepath.Join(dir, "d3"), filepath.Join(dir, "original"), filepath.Join(dir, "copy")
+	if err := os.CopyFS(backup, os.DirFS(path)); err != nil {
+		t.Fatal(err)
+	}
+	succeed(t, settings(t, dir, nil))
+	move(t, path, original)
+	move(t, backup, path)
+	p := opened(t, settings(t, dir, nil))
+	if len(p.away) != 1 || p.away[0].Path != path || !errors.Is(p.away[0].Err, node.ErrClonedDrive) {
+		t.Errorf("refused: %v", p.away)
+	}
+	closed(t, p)
+	move(t, path, backup)
+	move(t, original, path)
+	p = opened(t, settings(t, dir, nil))
+	if len(p.away) != 0 || len(p.node.Drives()) != 6 {
+		t.Errorf("the drive itself: %v, %d drives open", p.away, len(p.node.Drives()))
+	}
+	closed(t, p)
+	id, err := readIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for drive, n := range id.Incarnations {
+		if n < 2 {
+			t.Errorf("drive %s has incarnation %d after three starts", drive, n)
+		}
+	}
+	if len(id.Incarnations) != 6 {
+		t.Errorf("%d incarnations", len(id.Incarnations))
 	}
 }
