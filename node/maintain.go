@@ -260,14 +260,14 @@ var errNotCopied = errors.New("node: record not copied")
 // moveRow writes one record anew and lets its row point there.
 func (d *Drive) moveRow(ctx context.Context, r *row) error {
 	size := bufferSize(r.entry.Bytes + segment.MaxHeaderBytes)
-	budget := min(size, d.opts.BufferBytes)
-	if err := d.budget.Acquire(ctx, budget); err != nil {
+	giveBack, err := d.budget.record(ctx, size)
+	if err != nil {
 		return err
 	}
 	buf := d.buffers.get(size)
 	release := func() {
 		d.buffers.put(buf)
-		d.budget.Release(budget)
+		giveBack()
 	}
 	req, err := d.copyRecord(r, buf)
 	if err != nil {

@@ -66,7 +66,9 @@ type Options struct {
 	SmallShardBytes int64
 
 	// BufferBytes bounds the memory of all such buffers of the node. A shard
-	// that does not fit gets a file of its own. Zero means 64 MiB.
+	// that does not fit gets a file of its own, so that clients that are slow
+	// to send theirs hold nobody up. An eighth is kept for records of other
+	// types and for compaction. Zero means 64 MiB.
 	BufferBytes int64
 
 	// SegmentBytes is the length at which a shared segment is sealed. Zero

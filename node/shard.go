@@ -88,7 +88,7 @@ func (w *ShardWriter) grow(framed int64) bool {
 	if w.buf != nil && int64(cap(w.buf)) >= size {
 		return true
 	}
-	if !w.d.budget.TryAcquire(size) {
+	if !w.d.budget.tryShard(size) {
 		return false
 	}
 	buf := w.d.buffers.get(size)
@@ -107,7 +107,7 @@ func (w *ShardWriter) grow(framed int64) bool {
 func (w *ShardWriter) release() {
 	if w.buf != nil {
 		w.d.buffers.put(w.buf)
-		w.d.budget.Release(w.budget)
+		w.d.budget.releaseShard(w.budget)
 		w.buf, w.budget = nil, 0
 	}
 }
@@ -259,7 +259,7 @@ func (w *ShardWriter) closeSmall(f *segment.Footer) appendResult {
 	}}
 	req.release = func() {
 		w.d.buffers.put(buf)
-		w.d.budget.Release(w.budget)
+		w.d.budget.releaseShard(w.budget)
 	}
 	w.buf = nil
 	return w.d.append(w.ctx, req)
@@ -356,16 +356,16 @@ func (d *Drive) PutRecord(ctx context.Context, rec *metadata.Record, payload []b
 	if err := d.space.admit(int64(len(payload))); err != nil {
 		return err
 	}
-	size := min(bufferSize(int64(len(payload)+1024)), d.opts.BufferBytes)
-	if err := d.budget.Acquire(ctx, size); err != nil {
+	giveBack, err := d.budget.record(ctx, bufferSize(int64(len(payload)+1024)))
+	if err != nil {
 		return err
 	}
-	res := d.append(ctx, d.payloadRequest(rec, payload, size))
+	res := d.append(ctx, d.payloadRequest(rec, payload, giveBack))
 	return res.err
 }
 
 // payloadRequest assembles a record of another type than a shard.
-func (d *Drive) payloadRequest(rec *metadata.Record, payload []byte, budget int64) *appendRequest {
+func (d *Drive) payloadRequest(rec *metadata.Record, payload []byte, giveBack func()) *appendRequest {
 	h := segment.Header{Body: int64(len(payload)), Born: d.layout.born(), Record: *rec}
 	buf := segment.AppendHeader(d.buffers.get(bufferSize(int64(len(payload)+1024))), &h)
 	header := len(buf)
@@ -379,7 +379,7 @@ func (d *Drive) payloadRequest(rec *metadata.Record, payload []byte, budget int6
 		entry: segment.Entry{HeaderBytes: header, Body: h.Body, ChunkBytes: h.Body, Born: h.Born, Record: *rec},
 		release: func() {
 			d.buffers.put(buf)
-			d.budget.Release(budget)
+			giveBack()
 		},
 	}
 }
