@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/gateway/object/shardtest"
+	"github.com/ruche-storage/ruche/node/segment"
 )
 
 // badReads is a file system in which reads of one byte of a file go wrong.
@@ -191,4 +192,36 @@ func (c *stepClock) step(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
+}
+
+// TestReplacedWhileMoved has the new record of a shard moved, or freed, before
+// it is read back: that is no error, and what is good stays.
+func TestReplacedWhileMoved(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	format(t, fs, "d")
+	w := open(t, sparseOptions(fs), "d")
+	defer w.close()
+	s := w.put(4000)
+	_, r := w.where(s)
+	sparse(w, 1)
+	for range 3 {
+		w.maintain()
+	}
+	_, moved := w.where(s)
+	if moved.place == r.place {
+		t.Fatal("the shard was not moved")
+	}
+	older := r
+	older.offset += segment.Align
+	for name, replaced := range map[string][]row{"another record": {older}, "the one that is left": {moved}} {
+		if err := w.d.replaced(&appendResult{row: r, replaced: replaced}); err != nil {
+			t.Errorf("replaced %s after a move: %v", name, err)
+		}
+		w.check(s)
+	}
+	w.free(s)
+	if err := w.d.replaced(&appendResult{row: r, replaced: []row{older}}); err != nil {
+		t.Errorf("replaced after a free: %v", err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -331,14 +332,41 @@ func (d *Drive) replaced(res *appendResult) error {
 	if len(res.replaced) == 0 {
 		return nil
 	}
-	if err := d.verifyRow(&res.row); err != nil {
+	err := d.verifyRow(&res.row)
+	for err != nil {
+		moved, lookupErr := d.movedSince(&res.row)
+		if lookupErr != nil {
+			return d.indexReadFailed(lookupErr)
+		}
+		if moved == nil {
+			break
+		}
+		res.row, err = *moved, d.verifyRow(moved)
+	}
+	if err != nil {
+		if found, lookupErr := d.index.has(res.row.key()); lookupErr == nil && !found {
+			return nil // freed since: there is nothing to compare with
+		}
 		// Reads would take the newest record: it goes, if an older one is good.
 		if good, _ := d.verifyRows(res.replaced); len(good) > 0 {
 			err = errors.Join(err, d.dropRows([]row{res.row}))
 		}
 		return fmt.Errorf("node: new record of shard %s: %w", res.row.ref().Shard, err)
 	}
-	return d.dropRows(res.replaced)
+	return d.dropRows(slices.DeleteFunc(res.replaced, func(r row) bool { return r.place == res.row.place }))
+}
+
+// movedSince returns the newest row of a shard if the given one is gone and
+// there is another: compaction has moved the record.
+func (d *Drive) movedSince(r *row) (*row, error) {
+	rows, err := d.index.lookup(r.ref())
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	if slices.ContainsFunc(rows, func(other row) bool { return other.place == r.place }) {
+		return nil, nil
+	}
+	return &rows[len(rows)-1], nil
 }
 
 // PutRecord writes a record of another type than a shard. It is durable when
