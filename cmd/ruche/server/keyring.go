@@ -51,6 +51,10 @@ type keyKeeper struct {
 	mu       sync.Mutex
 	ring     *keyring.Keyring
 	copies   int // drives that hold the current version
+
+	// unspread: a change was saved that too few drives have; changing guards
+	// it.
+	unspread bool
 }
 
 // keyringPath is where the keyring of a server lies.
@@ -110,8 +114,10 @@ func (k *keyKeeper) set(ring *keyring.Keyring) {
 }
 
 // admit gives every drive a key of its own in the keyring and a sealed copy of
-// it. It returns an error unless more than half of the drives have the copy.
-func (k *keyKeeper) admit(drives []keyringDrive) error {
+// it. active is how many drives the store has, open or not: a changed keyring
+// must be on more than half of them, an unchanged one on more than half of
+// those that are open.
+func (k *keyKeeper) admit(drives []keyringDrive, active int) error {
 	k.changing.Lock()
 	defer k.changing.Unlock()
 	ids := make([]topology.DriveID, len(drives))
@@ -128,12 +134,13 @@ func (k *keyKeeper) admit(drives []keyringDrive) error {
 			return fileError("write keyring "+k.path, err)
 		}
 		k.set(ring)
+		k.unspread = true
 	}
-	return k.spread(ring, drives)
+	return k.spread(ring, drives, active)
 }
 
 // retire takes the key of a drive that was replaced out of the keyring.
-func (k *keyKeeper) retire(id topology.DriveID, drives []keyringDrive) error {
+func (k *keyKeeper) retire(id topology.DriveID, drives []keyringDrive, active int) error {
 	k.changing.Lock()
 	defer k.changing.Unlock()
 	before := k.current()
@@ -145,12 +152,13 @@ func (k *keyKeeper) retire(id topology.DriveID, drives []keyringDrive) error {
 		return fileError("write keyring "+k.path, err)
 	}
 	k.set(ring)
-	return k.spread(ring, drives)
+	k.unspread = true
+	return k.spread(ring, drives, active)
 }
 
 // spread writes the sealed copy of ring to every drive that lacks it and
-// removes the older ones from drives that have it.
-func (k *keyKeeper) spread(ring *keyring.Keyring, drives []keyringDrive) error {
+// removes the older ones from drives that have it. The caller holds changing.
+func (k *keyKeeper) spread(ring *keyring.Keyring, drives []keyringDrive, active int) error {
 	name := keyring.SealedName(ring.Version())
 	copies := 0
 	var errs []error
@@ -166,9 +174,14 @@ func (k *keyKeeper) spread(ring *keyring.Keyring, drives []keyringDrive) error {
 	k.mu.Lock()
 	k.copies = copies
 	k.mu.Unlock()
-	if 2*copies <= len(drives) {
-		return fmt.Errorf("sealed keyring on %d of %d drives, need more than half: %w", copies, len(drives), errors.Join(errs...))
+	all := len(drives)
+	if k.unspread {
+		all = max(all, active)
 	}
+	if 2*copies <= all {
+		return errors.Join(append(errs, fmt.Errorf("sealed keyring on %d of %d drives, need more than half", copies, all))...)
+	}
+	k.unspread = false
 	return nil
 }
 

@@ -214,7 +214,26 @@ func (p *process) openDrives(ctx context.Context) error {
 	if newest := newestSealed(keyringDrives(n)); newest > p.ring.current().Version() {
 		return p.keyringMismatch(fmt.Errorf("it is version %d, and drives hold sealed copies of version %d", p.ring.current().Version(), newest))
 	}
-	return p.ring.admit(keyringDrives(n))
+	active, err := p.activeDrives(ctx)
+	if err != nil {
+		return err
+	}
+	return p.ring.admit(keyringDrives(n), active)
+}
+
+// activeDrives is how many drives hold data or are to, open or not. Before the
+// first table it is 0.
+func (p *process) activeDrives(ctx context.Context) (n int, err error) {
+	table, err := p.meta.Drives(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("drive table: %w", err)
+	}
+	for _, d := range table.Drives {
+		if d.State == topology.DriveActive {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // raise gives a drive a new incarnation and notes it: a copy of the drive made

@@ -140,7 +140,11 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 		}
 	}
 	p.conditions.forget()
-	if err := p.ring.admit(keyringDrives(p.node)); err != nil {
+	active, err := p.activeDrives(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.ring.admit(keyringDrives(p.node), active); err != nil {
 		return err
 	}
 	if err := p.eng.ReplaceDrive(ctx, r.Old, p.tableRow(open.Status())); err != nil {
@@ -186,11 +190,15 @@ func (p *process) resumeReplacements(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("drive table: %w", err)
 	}
+	active, err := p.activeDrives(ctx)
+	if err != nil {
+		return err
+	}
 	for _, d := range table.Drives {
 		if d.State != topology.DriveRetired {
 			continue
 		}
-		if err := p.ring.retire(d.ID, keyringDrives(p.node)); err != nil {
+		if err := p.ring.retire(d.ID, keyringDrives(p.node), active); err != nil {
 			p.Log.Error("key of a retired drive stays in the keyring", "drive", d.ID.String(), "err", err)
 		}
 	}

@@ -1,0 +1,72 @@
+package server
+
+import (
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// shelf is a drive that keeps small files in memory.
+type shelf struct {
+	id    topology.DriveID
+	files map[string][]byte
+}
+
+func (s shelf) ID() topology.DriveID          { return s.id }
+func (s shelf) Path() string                  { return s.id.String() }
+func (s shelf) SmallFiles() ([]string, error) { return slices.Collect(maps.Keys(s.files)), nil }
+func (s shelf) RemoveSmallFile(name string) error {
+	delete(s.files, name)
+	return nil
+}
+
+func (s shelf) WriteSmallFile(name string, data []byte) error {
+	s.files[name] = data
+	return nil
+}
+
+func (s shelf) ReadSmallFile(name string) ([]byte, error) {
+	if text, ok := s.files[name]; ok {
+		return text, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// TestKeyringMajority: a change of the keyring needs more than half of all
+// drives, not of those that happen to be open; without one the open ones do.
+func TestKeyringMajority(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keyring")
+	cluster := newID()
+	if err := createKeyring(path, cluster, quickKDF, time.Now, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	ring, err := openKeyring(path, cluster, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []keyringDrive
+	for i := range 6 {
+		all = append(all, shelf{topology.DriveID{byte(i + 1)}, make(map[string][]byte)})
+	}
+	for range 2 { // repeated: the change is still on too few
+		if ring.admit(all[:3], 6) == nil {
+			t.Error("a new key is used with the keyring on 3 of 6 drives")
+		}
+	}
+	if err := ring.admit(all[:4], 6); err != nil {
+		t.Errorf("on 4 of 6 drives: %v", err)
+	}
+	if err := ring.admit(all[:1], 6); err != nil {
+		t.Errorf("nothing has changed, and the one open drive has it: %v", err)
+	}
+	if ring.retire(topology.DriveID{2}, all[2:4], 6) == nil {
+		t.Error("a key was taken out with the keyring on 2 of 6 drives")
+	}
+}
