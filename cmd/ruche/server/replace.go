@@ -24,7 +24,8 @@ import (
 //     draining until everything was rebuilt, and retired then
 //  5. cluster.json forgets about it
 //
-// A start carries on what was noted and not forgotten.
+// A start carries on what was noted and not forgotten, and so does the same call
+// again.
 
 // ReplaceDrive implements admin.Drives.
 func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (*admin.Drive, error) {
@@ -39,14 +40,9 @@ func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (
 	if err != nil {
 		return nil, err
 	}
-	switch _, err := node.Inspect(vfs.Default, path); {
-	case err == nil:
-		return nil, conflict("%s holds a drive already", path)
-	case !errors.Is(err, node.ErrUnformatted):
-		return nil, conflict("%s: %v", path, err)
-	}
-	if err := checkEmpty(path); err != nil {
-		return nil, conflict("%v", err)
+	open, err := p.prepare(ctx, replacing{path, old})
+	if err != nil {
+		return nil, err
 	}
 	// A drive that fails but is still open makes room for the new one.
 	if d, err := p.node.Drive(old); err == nil {
@@ -60,7 +56,7 @@ func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (
 	}); err != nil {
 		return nil, err
 	}
-	if err := p.replace(context.WithoutCancel(ctx), replacing{path, old}, nil); err != nil {
+	if err := p.replace(context.WithoutCancel(ctx), replacing{path, old}, open); err != nil {
 		return nil, err
 	}
 	drives, err := c.Drives(ctx)
@@ -72,6 +68,54 @@ func (c *control) ReplaceDrive(ctx context.Context, req *admin.ReplaceRequest) (
 		return nil, fmt.Errorf("drive %s is not in the drive table", path)
 	}
 	return &drives[i], nil
+}
+
+// prepare finds out whether a path can become a drive. If the same replacement
+// was begun before and failed, it returns what that has formatted.
+func (p *process) prepare(ctx context.Context, r replacing) (*node.Drive, error) {
+	p.idMu.Lock()
+	begun := slices.Contains(p.id.Replacing, r)
+	p.idMu.Unlock()
+	super, err := node.Inspect(vfs.Default, r.Path)
+	switch {
+	case err == nil && begun && super.Drive != r.Old && id128(super.Cluster) == p.id.Cluster:
+		return p.begunDrive(ctx, r.Path, super.Drive)
+	case err == nil:
+		return nil, conflict("%s holds a drive already", r.Path)
+	case !errors.Is(err, node.ErrUnformatted):
+		return nil, conflict("%s: %v", r.Path, err)
+	}
+	if begun {
+		if err := sweep(r.Path); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkEmpty(r.Path); err != nil {
+		return nil, conflict("%v", err)
+	}
+	return nil, nil
+}
+
+// begunDrive returns the drive at a path that an earlier attempt formatted, and
+// opens it if need be.
+func (p *process) begunDrive(ctx context.Context, path string, id topology.DriveID) (*node.Drive, error) {
+	table, err := p.meta.Drives(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("drive table: %w", err)
+	}
+	if slices.ContainsFunc(table.Drives, func(d topology.Drive) bool { return d.ID == id && d.State == topology.DriveRetired }) {
+		return nil, conflict("%s holds a drive that was replaced", path)
+	}
+	if d, err := p.node.Drive(id); err == nil {
+		if d.Path() != path {
+			return nil, conflict("%s holds the drive that is open at %s", path, d.Path())
+		}
+		return d, nil
+	}
+	if _, err := p.node.AddDrive(ctx, path); err != nil {
+		return nil, driveError(path, err)
+	}
+	return p.node.Drive(id)
 }
 
 func badRequest(format string, args ...any) error {

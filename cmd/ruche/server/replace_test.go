@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
@@ -78,6 +79,48 @@ func TestReplacementGoesOnAfterACrash(t *testing.T) {
 			checkTables(t, dir, old, now)
 		})
 	}
+}
+
+// TestReplacementIsTriedAgain fails after the new drive was formatted, and
+// repeats the call.
+func TestReplacementIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	dir := made(t)
+	path := filepath.Join(dir, "d2")
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := opened(t, settings(t, dir, nil))
+	old, _ := p.id.at(path)
+	keyringPath := p.ring.path
+	p.ring.path = filepath.Join(dir, "cluster.json", "keyring") // no directory
+	if _, err := p.ctl.ReplaceDrive(t.Context(), &admin.ReplaceRequest{Path: path}); err == nil {
+		t.Error("replaced without a keyring")
+	}
+	if super, err := node.Inspect(vfs.Default, path); err != nil || super.Drive == old {
+		t.Fatalf("nothing was formatted: %v", err)
+	}
+	p.ring.path = keyringPath
+	d, err := p.ctl.ReplaceDrive(t.Context(), &admin.ReplaceRequest{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.id.Replacing) != 0 || d.Path != path {
+		t.Errorf("drive %+v, still to replace: %v", d, p.id.Replacing)
+	}
+	if _, err := p.ctl.ReplaceDrive(t.Context(), &admin.ReplaceRequest{Path: path}); err == nil {
+		t.Error("a drive that works was replaced")
+	}
+	closed(t, p)
+	id, err := readIdentity(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, _ := id.at(path)
+	checkTables(t, dir, old, now)
 }
 
 // checkTables looks at what the metadata says of two drives, which may be one.
