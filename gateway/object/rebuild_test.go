@@ -519,6 +519,25 @@ func TestRebuildPutsOff(t *testing.T) {
 	}
 }
 
+// TestChooserOfOldTable: a choice that was prepared while the tables were
+// replaced, and stored after that, is not used.
+func TestChooserOfOldTable(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{groups: 4})
+	_, err := w.choosePG()
+	check(t, err)
+	late := w.topology.chooser.Load()
+	old, fresh := w.drives[0], w.newDrive()
+	check(t, w.ReplaceDrive(t.Context(), old, fresh))
+	w.topology.chooser.Store(late)
+	for range 20 {
+		pg, err := w.choosePG()
+		if err != nil || slices.Contains(pg.Newest().Members, old) {
+			t.Fatalf("chose members that were replaced: %v", err)
+		}
+	}
+}
+
 // TestClosable: generations close oldest first, and only with everything that
 // they brought in.
 func TestClosable(t *testing.T) {

@@ -86,20 +86,21 @@ const chooserAge = time.Second
 // chooser is a prepared choice of placement groups.
 type chooser struct {
 	*placement.Chooser
-	made time.Time
+	table *metadata.PGTable // that it chooses from; of another it is void
+	made  time.Time
 }
 
 // choosePG returns the placement group for a new chunk: by chance, one of
 // those with most writable members.
 func (e *Engine) choosePG() (*metadata.PG, error) {
 	now := e.options.Now()
+	table := e.topology.pgs.Load()
+	if table == nil {
+		return nil, fmt.Errorf("object: not started: %w", metadata.ErrUnavailable)
+	}
 	c := e.topology.chooser.Load()
-	if c == nil || now.Sub(c.made) > chooserAge {
-		table := e.topology.pgs.Load()
-		if table == nil {
-			return nil, fmt.Errorf("object: not started: %w", metadata.ErrUnavailable)
-		}
-		c = &chooser{made: now, Chooser: placement.NewChooser(table, func(d topology.DriveID) placement.Load {
+	if c == nil || c.table != table || now.Sub(c.made) > chooserAge {
+		c = &chooser{table: table, made: now, Chooser: placement.NewChooser(table, func(d topology.DriveID) placement.Load {
 			k := e.options.Drives.Condition(d)
 			return placement.Load{Writable: k.Writable, FreeBytes: k.FreeBytes, Queue: k.Queue}
 		})}
