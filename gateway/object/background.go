@@ -315,7 +315,10 @@ func (g *driveGuard) do(ctx context.Context, drive topology.DriveID, timeout tim
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	done := make(chan error, 1)
-	g.e.tasks.Go(func() { done <- f(limited) })
+	g.e.tasks.Go(func() {
+		defer g.e.tasks.on(drive)()
+		done <- f(limited)
+	})
 	select {
 	case err := <-done:
 		return nil, err

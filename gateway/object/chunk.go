@@ -112,7 +112,10 @@ func (w *partWriter) startChunk(ctx context.Context, pg *metadata.PG, no uint32,
 		// A lane is told by c.aborted that nobody wants its shard any more. A
 		// context that ends in the middle of Close would leave unknown whether
 		// the shard became durable, and then nobody could free it.
-		w.e.tasks.Go(func() { c.run(context.WithoutCancel(ctx), l, &own) })
+		w.e.tasks.Go(func() {
+			defer w.e.tasks.on(l.drive)()
+			c.run(context.WithoutCancel(ctx), l, &own)
+		})
 	}
 	return c, nil
 }
@@ -335,7 +338,10 @@ func (c *chunkWriter) discard() {
 	c.discarded = true
 	for i := range c.lanes {
 		if c.durable&(1<<i) != 0 {
-			c.e.tasks.Go(func() { c.free(&c.lanes[i]) })
+			c.e.tasks.Go(func() {
+				defer c.e.tasks.on(c.lanes[i].drive)()
+				c.free(&c.lanes[i])
+			})
 		}
 	}
 }

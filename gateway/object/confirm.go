@@ -101,6 +101,7 @@ func (c *confirmer) drain(batches map[topology.DriveID][]metadata.ShardRef) {
 }
 
 func (c *confirmer) send(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) {
+	defer c.e.tasks.on(drive)()
 	if err := c.e.shards.Confirm(ctx, drive, refs); err != nil {
 		c.e.log.DebugContext(ctx, "commit hint not taken", "drive", drive.String(), "shards", len(refs), "err", err)
 	}

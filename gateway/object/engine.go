@@ -44,9 +44,7 @@ type Engine struct {
 
 	randomMu sync.Mutex // guards options.Rand
 
-	// tasks are goroutines that may outlive the request that started them:
-	// writers and readers of drives that hang. Close waits for them.
-	tasks sync.WaitGroup
+	tasks tasks // Close waits for them
 
 	mu      sync.Mutex // guards stop and started
 	started bool
@@ -111,8 +109,13 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
+// ErrHanging means that calls on drives did not return in time. What they use
+// must not be closed: the process should end.
+var ErrHanging = errors.New("object: drives do not answer")
+
 // Close stops what runs in the background and waits for it. Requests must have
-// ended before, and objects be closed.
+// ended before, and objects be closed. It fails with ErrHanging, and names the
+// drives, if calls on drives have not returned after Options.CloseTimeout.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	stop := e.stop
@@ -121,8 +124,19 @@ func (e *Engine) Close() error {
 	if stop != nil {
 		stop(errClosed)
 	}
-	e.loops.Wait()
-	e.tasks.Wait()
+	done := make(chan struct{})
+	go func() { // outlives Close only if that fails
+		defer close(done)
+		e.loops.Wait()
+		e.tasks.Wait()
+	}()
+	timer := time.NewTimer(e.options.CloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		return fmt.Errorf("%w for %v: %v", ErrHanging, e.options.CloseTimeout, e.tasks.busy())
+	}
 	e.hashes.lanes.close()
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -523,5 +524,31 @@ func TestSlowDrivesAreAskedLast(t *testing.T) {
 		if asked.Load() == before {
 			t.Error("the drive is avoided for ever")
 		}
+	})
+}
+
+// TestCloseWithHangingDrive: Close does not wait for ever for a drive, and says
+// which one it is.
+func TestCloseWithHangingDrive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{})
+		stuck, hang := w.drives[2], make(chan struct{})
+		w.shards.set(func(op string, d topology.DriveID, _ metadata.ShardRef) fault {
+			if op == "write" && d == stuck {
+				return fault{wait: hang}
+			}
+			return fault{}
+		})
+		w.mustPut("object", payload(100_000, 1))
+		started := time.Now()
+		err := w.Close()
+		if !errors.Is(err, ErrHanging) || !strings.Contains(err.Error(), stuck.String()) || strings.Contains(err.Error(), w.drives[3].String()) {
+			t.Errorf("closed with %v, want drive %s", err, stuck)
+		}
+		if d := time.Since(started); d != 10*time.Second {
+			t.Errorf("after %v", d)
+		}
+		close(hang) // what follows closes again
 	})
 }

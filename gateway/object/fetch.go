@@ -147,7 +147,9 @@ func (f *fetch) read(ctx context.Context, i int, dst []byte) error {
 	for _, drive := range homes(room[:0], f.pg, i) {
 		f.e.counters.shardReads.Add(1)
 		started := f.e.options.Now()
+		end := f.e.tasks.on(drive)
 		err = f.e.shards.ReadAt(ctx, drive, ref, dst, f.frameOff)
+		end()
 		if err == nil {
 			f.e.latency.note(drive, f.e.options.Now().Sub(started))
 			seed := shardhash.NewSeed(id.Bytes())

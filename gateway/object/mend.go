@@ -169,6 +169,7 @@ func (m *mend) create(ctx context.Context) {
 		switch t.err = err; {
 		case late != nil:
 			m.g.e.tasks.Go(func() {
+				defer m.g.e.tasks.on(drive)()
 				if <-late; writer != nil {
 					writer.Abort()
 				}
@@ -205,7 +206,11 @@ func (m *mend) targetErrors() error {
 func (m *mend) abort() {
 	for i := range m.targets {
 		if t := &m.targets[i]; t.writer != nil {
-			m.g.e.tasks.Go(t.writer.Abort)
+			writer, drive := t.writer, t.drive
+			m.g.e.tasks.Go(func() {
+				defer m.g.e.tasks.on(drive)()
+				writer.Abort()
+			})
 			t.writer = nil
 		}
 	}
@@ -238,6 +243,7 @@ func (m *mend) mendRun(ctx context.Context, first, count int) error {
 			t.writer = nil
 			m.buffers[t.shard] = m.g.e.buffers.get(len(m.buffers[t.shard].b))
 			m.g.e.tasks.Go(func() {
+				defer m.g.e.tasks.on(t.drive)()
 				<-late
 				writer.Abort()
 			})

@@ -105,6 +105,9 @@ type Options struct {
 	// CommitTimeout is how long a commit whose outcome is unknown is repeated
 	// before the request fails. Zero means 30 s.
 	CommitTimeout time.Duration
+	// CloseTimeout is how long Close waits for calls on drives. Zero means
+	// 10 s.
+	CloseTimeout time.Duration
 	// TopologyPeriod is how often the tables of drives and placement groups
 	// are read again. They are also read when a chunk names a group that is
 	// not known. Zero means 10 s.
@@ -134,6 +137,7 @@ func (o Options) withDefaults() Options {
 	o.HedgeAfter = cmp.Or(o.HedgeAfter, 10*time.Millisecond)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, 5*time.Second)
 	o.CommitTimeout = cmp.Or(o.CommitTimeout, 30*time.Second)
+	o.CloseTimeout = cmp.Or(o.CloseTimeout, 10*time.Second)
 	o.TopologyPeriod = cmp.Or(o.TopologyPeriod, 10*time.Second)
 	if o.Rand == nil {
 		o.Rand = rand.Reader
@@ -166,7 +170,7 @@ func (o Options) Validate() error {
 	need(o.StripeBudgetBytes == 0 || o.StripeBudgetBytes >= minBudgetBytes, "stripe budget below 8 MiB")
 	need(o.ReadBudgetBytes == 0 || o.ReadBudgetBytes >= minBudgetBytes, "read budget below 8 MiB")
 	for _, d := range []time.Duration{o.BudgetWait, o.EpochPeriod, o.TrashGrace, o.StallTimeout,
-		o.HedgeAfter, o.ReadTimeout, o.CommitTimeout, o.TopologyPeriod} {
+		o.HedgeAfter, o.ReadTimeout, o.CommitTimeout, o.CloseTimeout, o.TopologyPeriod} {
 		need(d >= 0, fmt.Sprintf("negative duration %v", d))
 	}
 	return errors.Join(errs...)

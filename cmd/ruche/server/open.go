@@ -449,7 +449,7 @@ func (p *process) openEngine(ctx context.Context) error {
 		return fmt.Errorf("start engine: %w", err)
 	}
 	p.eng = eng
-	p.onClose("engine", eng.Close)
+	p.onClose("engine", p.closeEngine)
 	p.bad.Store(eng)
 	return nil
 }

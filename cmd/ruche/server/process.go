@@ -62,6 +62,7 @@ type process struct {
 	conditions *conditions
 	away       []node.Refused // paths that were not opened, fixed at start
 	back       returned
+	hanging    bool // the engine ended while calls on drives had not returned
 	root       Credentials
 	keys       *accessKeys
 	eng        *object.Engine

@@ -2,10 +2,13 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/ruche-storage/ruche/gateway/object"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
@@ -49,7 +52,9 @@ func (p *process) noteAbsent(ctx context.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose("drives that returned", func() error {
 		cancel()
-		p.back.work.Wait()
+		if !p.hanging {
+			p.back.work.Wait()
+		}
 		return nil
 	})
 	for _, d := range back {
@@ -70,10 +75,32 @@ func (p *process) lookUpAnew(ctx context.Context, d *node.Drive) {
 	p.back.done = append(p.back.done, d.ID())
 }
 
+// closeEngine ends the engine. If drives hang, what they use is not closed
+// after it in the hope that they return.
+func (p *process) closeEngine() error {
+	err := p.eng.Close()
+	p.hanging = errors.Is(err, object.ErrHanging)
+	return err
+}
+
+// hangingPatience is how long drives may take to close when some hang.
+const hangingPatience = 10 * time.Second
+
 // closeDrives closes all drives, and notes what is durable with that.
 func (p *process) closeDrives() error {
-	if err := p.node.Close(); err != nil {
-		return err
+	closed := make(chan error, 1)
+	go func() { closed <- p.node.Close() }() // outlives the call only if drives hang
+	var late <-chan time.Time
+	if p.hanging {
+		late = time.After(hangingPatience)
+	}
+	select {
+	case err := <-closed:
+		if err != nil {
+			return err
+		}
+	case <-late:
+		return errors.New("drives hang; the next start looks at what was not finished")
 	}
 	p.back.mu.Lock()
 	done := p.back.done
