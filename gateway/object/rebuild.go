@@ -51,6 +51,7 @@ type rebuilder struct {
 
 	mu         sync.Mutex // guards what follows
 	groups     map[uint32]*groupRebuild
+	rebuilt    map[topology.DriveID]driveRebuilt
 	closed     uint64
 	lastErrors []string
 	speed      speed
@@ -83,7 +84,7 @@ type driveProgress struct {
 
 func newRebuilder(g *background) *rebuilder {
 	return &rebuilder{g: g, kick: make(chan struct{}, 1), groups: make(map[uint32]*groupRebuild),
-		speed: speed{now: g.e.options.Now}}
+		rebuilt: make(map[topology.DriveID]driveRebuilt), speed: speed{now: g.e.options.Now}}
 }
 
 // RebuildState returns what rebuilds are doing.
@@ -329,9 +330,45 @@ func (r *rebuilder) complete(ctx context.Context, pg *metadata.PG) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed++
-	delete(r.groups, pg.ID)
-	r.g.e.log.InfoContext(ctx, "placement group rebuilt", "pg", pg.ID, "generation", pg.Newest().Number, "chunks", found.chunks)
+	r.g.e.log.DebugContext(ctx, "placement group rebuilt", "pg", pg.ID, "generation", pg.Newest().Number, "chunks", found.chunks)
+	r.finished(ctx, pg.ID, targets, found.chunks)
 	return nil
+}
+
+// finished forgets a group, of which some members are whole now, and tells of
+// the drives that have everything of all groups. It needs mu.
+func (r *rebuilder) finished(ctx context.Context, id, whole uint32, chunks int64) {
+	group := r.groups[id]
+	delete(r.groups, id)
+	if group == nil {
+		return
+	}
+	left := make(map[topology.DriveID]bool)
+	for _, other := range r.groups {
+		for i := range other.drives {
+			left[other.drives[i].drive] = true
+		}
+	}
+	for i := range group.drives {
+		drive := group.drives[i].drive
+		if drive.IsZero() || whole&(1<<i) == 0 {
+			continue
+		}
+		sum := r.rebuilt[drive]
+		sum.groups++
+		sum.chunks += chunks
+		r.rebuilt[drive] = sum
+		if !left[drive] {
+			r.g.e.log.InfoContext(ctx, "drive rebuilt", "drive", drive.String(), "placement_groups", sum.groups, "chunks", sum.chunks)
+			delete(r.rebuilt, drive)
+		}
+	}
+}
+
+// driveRebuilt sums up the groups of a drive that were closed.
+type driveRebuilt struct {
+	groups int
+	chunks int64
 }
 
 func (r *rebuilder) setReady(pg *metadata.PG, ready bool) {

@@ -1,12 +1,15 @@
 package object
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -295,6 +298,26 @@ func TestRebuildProves(t *testing.T) {
 	check(t, w.bg.rebuild.round(t.Context()))
 	if _, left := w.generations(); left != 0 {
 		t.Errorf("not closed by the next: %+v", w.RebuildState())
+	}
+}
+
+// TestRebuildTells: operators read one line for a drive, not one for each of
+// its placement groups.
+func TestRebuildTells(t *testing.T) {
+	t.Parallel()
+	var lines bytes.Buffer
+	w := newWorld(t, setup{groups: 8, options: func(o *Options) {
+		o.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+		o.Background = nil
+	}})
+	w.bg.o.RebuildWorkers = 1
+	w.load(10)
+	w.shards.lose(w.drives[1])
+	fresh := w.newDrive()
+	check(t, w.ReplaceDrive(t.Context(), w.drives[1], fresh))
+	check(t, w.bg.rebuild.round(t.Context()))
+	if n := strings.Count(lines.String(), "rebuilt"); n != 1 || !strings.Contains(lines.String(), "placement_groups=8 chunks=10") {
+		t.Errorf("%d lines:\n%s", n, lines.String())
 	}
 }
 
