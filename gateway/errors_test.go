@@ -57,6 +57,7 @@ func TestEveryFailureIsConsidered(t *testing.T) {
 		"ErrInlineFull":      "the engine writes chunks instead",
 		"ErrAccessKeyExists": "an answer to administrators",
 		"ErrNoSuchDrive":     "an answer to administrators",
+		"ErrHanging":         "of the end of the process, when no request runs",
 	}
 	table, err := os.ReadFile("errors.go")
 	if err != nil {
