@@ -332,3 +332,65 @@ func TestBallastSavesAWrite(t *testing.T) {
 		t.Errorf("the ballast was not put back: %v", err)
 	}
 }
+
+// crashed returns the file system of a store that was cut off: its next start
+// has to write what the log holds into a table.
+func crashed(t *testing.T, o replica.Options) *vfs.MemFS {
+	t.Helper()
+	mem := vfs.NewCrashableMem()
+	o.FS = mem
+	l := open(t, o)
+	prepare(t, l)
+	if _, err := l.Commit(t.Context(), put(request(1, 1), "a", "x")); err != nil {
+		t.Fatal(err)
+	}
+	return mem.CrashClone(vfs.CrashCloneCfg{})
+}
+
+// Pebble tries a table that it cannot write again for ever, within its Open.
+func TestOpenOnAFullDiskFails(t *testing.T) {
+	t.Parallel()
+	fs := errorfs.Wrap(crashed(t, replica.Options{ReserveBytes: -1}), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".sst") {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	if _, err := replica.Open("meta", replica.Options{FS: fs, Now: fixed(start)}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Open = %v, want %v", err, syscall.ENOSPC)
+	}
+}
+
+func TestBallastSavesAStart(t *testing.T) {
+	t.Parallel()
+	o := replica.Options{ReserveBytes: 80 << 20, Now: fixed(start), DiskUsage: func() (vfs.DiskUsage, error) {
+		return vfs.DiskUsage{AvailBytes: 1 << 30, TotalBytes: 10 << 30}, nil
+	}}
+	mem := crashed(t, o)
+	// Its name is not synced, and was lost with the power.
+	ballast, err := mem.Create("meta/ballast", vfs.WriteCategoryUnspecified)
+	if err == nil {
+		err = ballast.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var full atomic.Bool
+	full.Store(true)
+	o.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch {
+		case op.Kind == errorfs.OpRemove && strings.HasSuffix(op.Path, "ballast"):
+			full.Store(false)
+		case full.Load() && op.Kind == errorfs.OpFileWrite:
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	l := open(t, o)
+	if full.Load() {
+		t.Error("the ballast is still there")
+	}
+	if _, err := l.Open(t.Context(), testBucket, "a", ""); err != nil {
+		t.Errorf("the version committed before = %v", err)
+	}
+}

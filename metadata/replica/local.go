@@ -98,9 +98,14 @@ func Open(dir string, o Options) (*Local, error) {
 		fenced:  make(chan struct{}),
 	}
 	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed, relieve: l.space.relieve}
-	db, err := pebble.Open(dir, o.pebbleOptions(l.fs, l.cache, l.fail))
+	// The ballast is there for writes of the start, too.
+	var err error
+	if o.ReserveBytes >= 0 {
+		err = l.space.ballast.find()
+	}
+	var db *pebble.DB
 	if err == nil {
-		err = l.failed()
+		db, err = l.openStore(dir)
 	}
 	if err != nil {
 		l.cache.Unref()
@@ -109,17 +114,39 @@ func Open(dir string, o Options) (*Local, error) {
 	l.db = db
 	l.machine = state.New(db)
 	l.pub = &snapshot{snap: db.NewSnapshot(), refs: 1}
-	err = l.checkClock()
-	if err == nil && o.ReserveBytes >= 0 {
-		err = l.space.ballast.find()
-	}
-	if err != nil {
+	if err := l.checkClock(); err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
 	l.fs.armed.Store(true)
 	l.done.Go(l.apply)
 	l.done.Go(l.sync)
 	return l, nil
+}
+
+// openStore opens the store. Pebble writes what its log holds into tables while
+// it opens, and tries one that it cannot write, as on a full disk, again for
+// ever. So the first such failure ends the wait: it is the error, and the store
+// that is half open hangs from its next write on, until the process ends.
+func (l *Local) openStore(dir string) (*pebble.DB, error) {
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, l.fail))
+		done <- opened{db, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err == nil {
+			o.err = l.failed()
+		}
+		return o.db, o.err
+	case <-l.fenced:
+		l.fs.armed.Store(true)
+		return nil, l.failed()
+	}
 }
 
 func unref(c *pebble.Cache) error {
