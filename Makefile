@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/bin/ruche
 UNIT    := $(shell go list ./... 2>/dev/null | grep -v '/conformance')
 
-.PHONY: help build run test unit sim blackbox race lint fuzz conformance bench soak check clean
+.PHONY: help build run test unit long soak blackbox lint fuzz conformance bench check clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,13 +17,18 @@ build: ## bin/ruche
 run: build ## a store in ./data on 127.0.0.1:9000
 	$(BIN) serve --data ./data
 
-test: unit sim blackbox ## everything a change must pass, under 10 minutes
+test: unit long blackbox ## everything a change must pass, under 10 minutes
 
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
 
-sim: ## simulated power cuts and crashes, without the race detector
-	go test -timeout 15m -run 'Sim|Crash|PowerCut|Fsync' ./node/... ./metadata/... ./gateway/object/...
+long: ## the same without it, in full: 1,000 power cuts, long bodies, faults
+	go test -timeout 15m $(UNIT)
+
+soak: ## 100,000 power cuts and 1,000 kill -9, of new seeds
+	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
+	$(MAKE) build
+	RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 120m ./conformance/kill
 
 blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
 	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
