@@ -134,7 +134,7 @@ func (i *identity) save(dir string) error {
 
 // scheme is the scheme that was chosen at the first start.
 func (i *identity) scheme() (metadata.Scheme, error) {
-	c := config.Config{Scheme: i.Scheme, Drives: make([]string, 32)}
+	c := config.Config{Scheme: i.Scheme, Drives: make([]string, len(i.Slots))}
 	return c.StorageScheme()
 }
 

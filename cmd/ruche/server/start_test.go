@@ -480,6 +480,28 @@ func TestADriveWithoutSuperblockIsAbsentLater(t *testing.T) {
 }
 
 // TestDrivesAreKnownByTheirIDs mounts them in another order.
+// Every number of drives has a scheme of its own, one drive too.
+func TestStartsWithAnyNumberOfDrives(t *testing.T) {
+	t.Parallel()
+	for drives, scheme := range map[int]string{1: "1+0", 2: "1+1", 3: "2+1", 13: "8+4"} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			c := settings(t, filepath.Join(dir, "state"), func(c *config.Config) {
+				for i := range drives {
+					c.Drives = append(c.Drives, filepath.Join(dir, fmt.Sprintf("d%d", i)))
+				}
+			})
+			for range 2 {
+				want := fmt.Sprintf("%d of %d, scheme %s\n", drives, drives, scheme)
+				if printed := succeed(t, c); !strings.Contains(printed, want) {
+					t.Errorf("the start printed %q, want %q in it", printed, want)
+				}
+			}
+		})
+	}
+}
+
 func TestDrivesAreKnownByTheirIDs(t *testing.T) {
 	t.Parallel()
 	dir := made(t)
