@@ -521,7 +521,7 @@ func (d *Drive) indexFailed(err error) error {
 
 // indexError is told of errors of the index's background work.
 func (d *Drive) indexError(err error) {
-	if isNoSpace(err) {
+	if _, fatal := errors.AsType[*fatalError](err); !fatal && isNoSpace(err) {
 		d.space.hitBottom()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -91,6 +92,48 @@ func fill(t *testing.T, w *workbench) {
 		if i%50 == 0 {
 			w.maintain()
 		}
+	}
+}
+
+// TestOpenOnAFullDevice opens a drive while the index cannot write a byte: the
+// database would try again for ever. Once there is room the drive has all it
+// had.
+func TestOpenOnAFullDevice(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"", "MANIFEST-"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			mem := vfs.NewCrashableMem()
+			format(t, mem, "d")
+			w := open(t, quietOptions(mem), "d")
+			defer w.close()
+			for i := range 20 {
+				w.put(10_000 * i)
+			}
+			if err := w.d.index.flush(w.d.fenced); err != nil {
+				t.Fatal(err)
+			}
+			crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+			_, refused, err := Open(t.Context(), quietOptions(errorfs.Wrap(crashed, errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind == errorfs.OpFileWrite && strings.HasPrefix(op.Path, "d/idx/") && strings.Contains(op.Path, file) {
+					return syscall.ENOSPC
+				}
+				return nil
+			}))), []string{"d"})
+			if err != nil || len(refused) != 1 || !errors.Is(refused[0].Err, syscall.ENOSPC) {
+				t.Errorf("Open = %v, %v; want %v", refused, err, syscall.ENOSPC)
+			}
+			// Another process: what the first has begun still holds its locks.
+			disk := vfs.NewMem()
+			if ok, err := vfs.Clone(crashed, disk, "d", "d"); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			later := open(t, quietOptions(disk), "d")
+			defer later.close()
+			for _, s := range w.shards {
+				later.check(s)
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -183,15 +184,13 @@ func openIndex(fs vfs.FS, dir string, cache *pebble.Cache, onError func(error)) 
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       64,
 		MaxOpenFiles:                256,
-		Logger:                      indexLogger{onError},
-		EventListener:               &pebble.EventListener{BackgroundError: onError},
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
 	}
 	opts.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
 	for i := 1; i < len(opts.Levels); i++ {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	db, err := pebble.Open(dir, opts)
+	db, err := openDatabase(dir, opts, onError)
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +201,45 @@ func openIndex(fs vfs.FS, dir string, cache *pebble.Cache, onError func(error)) 
 	return x, nil
 }
 
+// openDatabase opens the database of the index. It writes while it opens, and
+// tries what it cannot write, as on a full device, again for ever. So the first
+// such failure ends the wait: it is the error, and what the database has begun
+// hangs until the process ends.
+func openDatabase(dir string, opts *pebble.Options, onError func(error)) (*pebble.DB, error) {
+	const opening, open, failed = 0, 1, 2
+	var state atomic.Int32
+	failure := make(chan error, 1)
+	told := func(err error) {
+		onError(err)
+		if state.CompareAndSwap(opening, failed) {
+			failure <- err
+		}
+		if state.Load() == failed {
+			select {} // whoever waits is told
+		}
+	}
+	opts.Logger = indexLogger{told}
+	opts.EventListener = &pebble.EventListener{BackgroundError: told}
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := pebble.Open(dir, opts)
+		done <- opened{db, err}
+	}()
+	select {
+	case o := <-done:
+		if !state.CompareAndSwap(opening, open) {
+			return nil, <-failure
+		}
+		return o.db, o.err
+	case err := <-failure:
+		return nil, err
+	}
+}
+
 // indexLogger keeps the database from ending the process: what it calls fatal
 // fences the drive.
 type indexLogger struct{ onError func(error) }
@@ -209,8 +247,24 @@ type indexLogger struct{ onError func(error) }
 func (indexLogger) Infof(string, ...any)  {}
 func (indexLogger) Errorf(string, ...any) {}
 func (l indexLogger) Fatalf(format string, args ...any) {
-	l.onError(fmt.Errorf("node: index: "+format, args...))
+	fatal := &fatalError{text: fmt.Sprintf(format, args...)}
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			fatal.cause = err
+		}
+	}
+	l.onError(fatal)
 }
+
+// fatalError is what the database cannot go on from. It is worded without
+// wrapping.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func (e *fatalError) Error() string { return e.text }
+func (e *fatalError) Unwrap() error { return e.cause }
 
 func (x *index) loadTotals() error {
 	v, closer, err := x.db.Get(metaTotals)

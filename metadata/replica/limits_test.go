@@ -347,17 +347,26 @@ func crashed(t *testing.T, o replica.Options) *vfs.MemFS {
 	return mem.CrashClone(vfs.CrashCloneCfg{})
 }
 
-// Pebble tries a table that it cannot write again for ever, within its Open.
+// Pebble tries what it cannot write again for ever, within its Open.
 func TestOpenOnAFullDiskFails(t *testing.T) {
 	t.Parallel()
-	fs := errorfs.Wrap(crashed(t, replica.Options{ReserveBytes: -1}), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".sst") {
-			return syscall.ENOSPC
-		}
-		return nil
-	}))
-	if _, err := replica.Open("meta", replica.Options{FS: fs, Now: fixed(start)}); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("Open = %v, want %v", err, syscall.ENOSPC)
+	for _, file := range []string{".sst", "MANIFEST-", ".log", ""} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			fs := errorfs.Wrap(crashed(t, replica.Options{ReserveBytes: -1}), errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, file) || op.Kind == errorfs.OpFilePreallocate && file == ".log" {
+					return syscall.ENOSPC
+				}
+				return nil
+			}))
+			l, err := replica.Open("meta", replica.Options{FS: fs, Now: fixed(start)})
+			if err == nil {
+				err = errors.Join(errors.New("opened"), l.Close())
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("Open = %v, want %v", err, syscall.ENOSPC)
+			}
+		})
 	}
 }
 

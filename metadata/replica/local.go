@@ -125,26 +125,34 @@ func Open(dir string, o Options) (*Local, error) {
 
 // openStore opens the store. Pebble writes what its log holds into tables while
 // it opens, and tries one that it cannot write, as on a full disk, again for
-// ever. So the first such failure ends the wait: it is the error, and the store
-// that is half open hangs from its next write on, until the process ends.
+// ever. So the first such failure ends the wait: it is the error, and what the
+// store has begun hangs until the process ends.
 func (l *Local) openStore(dir string) (*pebble.DB, error) {
+	const opening, open, failed = 0, 1, 2
+	var state atomic.Int32
+	fail := func(err error) {
+		l.fail(err)
+		state.CompareAndSwap(opening, failed)
+		if state.Load() == failed {
+			select {} // whoever waits is told
+		}
+	}
 	type opened struct {
 		db  *pebble.DB
 		err error
 	}
 	done := make(chan opened, 1)
 	go func() {
-		db, err := pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, l.fail))
+		db, err := pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
 		done <- opened{db, err}
 	}()
 	select {
 	case o := <-done:
-		if o.err == nil {
-			o.err = l.failed()
+		if !state.CompareAndSwap(opening, open) {
+			return nil, l.failed()
 		}
 		return o.db, o.err
 	case <-l.fenced:
-		l.fs.armed.Store(true)
 		return nil, l.failed()
 	}
 }

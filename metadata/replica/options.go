@@ -157,5 +157,20 @@ func (l storeLogger) Errorf(format string, args ...any) {
 }
 
 func (l storeLogger) Fatalf(format string, args ...any) {
-	l.fail(fmt.Errorf("replica: store: "+format, args...))
+	fatal := &fatalError{text: fmt.Sprintf("replica: store: "+format, args...)}
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			fatal.cause = err
+		}
+	}
+	l.fail(fatal)
 }
+
+// fatalError is what Pebble calls fatal. It is worded without wrapping.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func (e *fatalError) Error() string { return e.text }
+func (e *fatalError) Unwrap() error { return e.cause }
