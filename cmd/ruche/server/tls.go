@@ -39,25 +39,16 @@ type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 
-	mu     sync.Mutex // guards the rest: pair was read from files that looked like seen
+	mu     sync.Mutex // guards the rest
 	pair   *tls.Certificate
-	seen   [2]fileStamp
-	failed [2]fileStamp // how the files looked when they last could not be used
+	seen   contents // what pair was made of
+	failed contents // what could not be used the last time
 }
 
-// fileStamp tells one content of a file from the next.
-type fileStamp struct {
-	modified time.Time
-	bytes    int64
-}
-
-func stamp(name string) (fileStamp, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return fileStamp{}, err
-	}
-	return fileStamp{info.ModTime(), info.Size()}, nil
-}
+// contents are the texts of a certificate file and its key file. Times of
+// files would not do: two writes within one tick of the kernel's clock look
+// the same.
+type contents struct{ cert, key string }
 
 // openCertificate reads a certificate chain and its key.
 func openCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
@@ -69,32 +60,33 @@ func openCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, 
 	return c, nil
 }
 
-// reload reads the files if they look other than last time. A pair that does
-// not fit, as in the middle of a renewal, leaves the one before in use. The
-// caller holds mu or is alone.
+// reload reads the files and makes a pair of them if they changed. A pair that
+// does not fit, as in the middle of a renewal, leaves the one before in use.
+// The caller holds mu or is alone.
 func (c *certificate) reload() error {
-	var now [2]fileStamp
-	for i, name := range []string{c.certFile, c.keyFile} {
-		s, err := stamp(name)
-		if err != nil {
-			return err
-		}
-		now[i] = s
+	cert, err := os.ReadFile(c.certFile)
+	if err != nil {
+		return err
 	}
+	key, err := os.ReadFile(c.keyFile)
+	if err != nil {
+		return err
+	}
+	now := contents{string(cert), string(key)}
 	if c.pair != nil && (now == c.seen || now == c.failed) {
 		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		c.failed = now
 		return err
 	}
-	c.pair, c.seen, c.failed = &pair, now, [2]fileStamp{}
+	c.pair, c.seen, c.failed = &pair, now, contents{}
 	return nil
 }
 
-// get is tls.Config.GetCertificate. It looks at the files at every handshake:
-// two calls of stat cost nothing beside it.
+// get is tls.Config.GetCertificate. It reads the files at every handshake: two
+// small files from the page cache cost little beside it.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
