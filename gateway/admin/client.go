@@ -153,7 +153,7 @@ func ask[T any](ctx context.Context, c *Client, method, path string, body any) (
 	if reply.StatusCode != http.StatusOK {
 		e := &Error{Status: reply.StatusCode}
 		if json.Unmarshal(text, e) != nil || e.Code == "" {
-			e.Code, e.Message = CodeInternal, fmt.Sprintf("%s answers %s; is it the admin address of a ruche server?", c.base, reply.Status)
+			e.Code, e.Message = CodeInternal, fmt.Sprintf("%s answers %s; is it the admin address of a ruche server, and does it begin with https:// if that speaks TLS?", c.base, reply.Status)
 		}
 		return answer, e
 	}

@@ -58,6 +58,8 @@ func judgeLoss(s *Status, say func(Health, string)) {
 		say(Red, "The drive is away: nothing that lies on it can be read.")
 	case s.Safety.Parity == 0:
 		say(Yellow, "You may lose no drive: there is one copy of everything.")
+	case n == 0 && s.Safety.Away > s.Safety.Parity:
+		say(Red, fmt.Sprintf("More drives are away or being rebuilt (%d) than may be lost (%d): objects that need them cannot be read until drives are back.", s.Safety.Away, s.Safety.Parity))
 	case n == 0 && s.Safety.Away > 0 || n == 0 && s.Safety.ShortChunks > 0:
 		say(Red, "You may lose no further drive without losing data"+away+".")
 	case n == 1:
