@@ -236,6 +236,22 @@ func TestValidateReportsEveryProblemOnce(t *testing.T) {
 	}
 }
 
+func TestWrongValuesNameTheirSettings(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]string{
+		"ballast: 5X":                        `ballast: "5X" is not a size; write it like 64MiB`,
+		"drain-time: 5":                      "drain-time: 5 is not a duration; write it like 30s or 1h",
+		"listen: [a]":                        "listen: not a single value",
+		"insecure-http: 5":                   "insecure-http: 5 is neither true nor false",
+		"drives: /d{1...3":                   `drives: "/d{1...3": an opening brace without a closing one`,
+		"insecure-http: 5\nmemory-limit: -1": "insecure-http: 5 is neither true nor false\nmemory-limit: \"-1\" is not a size; write it like 64MiB",
+	} {
+		if _, err := config.Load(source(t, file+"\n", nil)); err == nil || err.Error() != want {
+			t.Errorf("%q: Load = %v, want %s", file, err, want)
+		}
+	}
+}
+
 func TestExpandList(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

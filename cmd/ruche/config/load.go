@@ -102,7 +102,7 @@ func loadFile(k *koanf.Koanf, name string) (unknown, err error) {
 	var errs []error
 	for _, key := range one.Keys() {
 		if !known(key) {
-			errs = append(errs, &UnknownKeyError{Where: "file " + name, Key: key, Nearest: nearest(key)})
+			errs = append(errs, &UnknownKeyError{Where: "file " + name, Key: key, Nearest: Nearest(key)})
 		}
 	}
 	if len(errs) > 0 {
@@ -127,7 +127,7 @@ func loadEnv(k *koanf.Koanf, environ []string) error {
 				}
 			}
 			key := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, envPrefix), "_", "-"))
-			errs = append(errs, &UnknownKeyError{Where: "environment", Key: name, Nearest: envPrefix + envName(nearest(key))})
+			errs = append(errs, &UnknownKeyError{Where: "environment", Key: name, Nearest: envPrefix + envName(Nearest(key))})
 			return "", nil
 		},
 	})
@@ -174,9 +174,30 @@ func decode(k *koanf.Koanf) (*Config, error) {
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("settings: %w", err)
+		return nil, plainly(err)
 	}
 	return &c, nil
+}
+
+// plainly words errors of decoding as the other ones: a line each, with the
+// name of the setting first.
+func plainly(err error) error {
+	var many interface{ Unwrap() []error }
+	if errors.As(err, &many) {
+		var errs []error
+		for _, one := range many.Unwrap() {
+			errs = append(errs, plainly(one))
+		}
+		return errors.Join(errs...)
+	}
+	if one, ok := errors.AsType[*mapstructure.DecodeError](err); ok {
+		why := one.Unwrap()
+		if _, ok := errors.AsType[*mapstructure.UnconvertibleTypeError](err); ok {
+			why = errors.New("not a single value")
+		}
+		return fmt.Errorf("%s: %w", one.Name(), why)
+	}
+	return fmt.Errorf("settings: %w", err)
 }
 
 // sizeHook parses sizes, written as text or as a bare number of bytes.
@@ -276,8 +297,8 @@ func known(key string) bool {
 	return slices.ContainsFunc(Options(), func(o Option) bool { return o.Key == key })
 }
 
-// nearest returns the known name that differs least from key.
-func nearest(key string) string {
+// Nearest returns the known setting of which the name differs least from key.
+func Nearest(key string) string {
 	key = strings.ToLower(strings.NewReplacer("_", "-", ".", "-").Replace(key))
 	best, least := "", int(^uint(0)>>1)
 	for _, o := range Options() {
