@@ -287,8 +287,10 @@ func (k *keyKeeper) verified(ring *keyring.Keyring) error {
 	return nil
 }
 
-// RestoreKeyring writes the keyring of a stopped server anew, from a backup or,
-// if file is empty, from the sealed copies on the drives. It returns its path.
+// RestoreKeyring writes the keyring of a stopped server anew, from the sealed
+// copies on the drives that are there and, unless file is empty, from a backup,
+// which must open. The newest counts: a backup made before a drive was replaced
+// is older than the copies on the drives. It returns the path of the keyring.
 func RestoreKeyring(c *config.Config, file, code string) (string, error) {
 	path := keyringPath(c)
 	if _, err := os.Stat(path); err == nil {
@@ -303,7 +305,11 @@ func RestoreKeyring(c *config.Config, file, code string) (string, error) {
 	for name, text := range sealed {
 		ring, err := keyring.OpenSealed(text, code)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			err = fmt.Errorf("%s: %w", name, err)
+			if name == file {
+				return "", err
+			}
+			errs = append(errs, err)
 			continue
 		}
 		copies = append(copies, ring)
@@ -324,14 +330,16 @@ func RestoreKeyring(c *config.Config, file, code string) (string, error) {
 	return path, fileError("write keyring "+path, ring.Save(vfs.Default, path))
 }
 
-// sealedCopies reads the newest sealed copy of every drive that is there, or
+// sealedCopies reads the newest sealed copy of every drive that is there, and
 // the backup file.
 func sealedCopies(c *config.Config, file string) (map[string][]byte, error) {
 	out := make(map[string][]byte)
 	if file != "" {
 		text, err := readBounded(file, maxSealedBytes)
+		if err != nil {
+			return nil, err
+		}
 		out[file] = text
-		return out, err
 	}
 	for _, path := range c.DrivePaths() {
 		files, err := node.SealedKeyrings(vfs.Default, path)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,10 +36,18 @@ func (p *process) open(ctx context.Context) error {
 			return err
 		}
 		if err := step(ctx); err != nil {
-			return err
+			return startError(p.dir, err)
 		}
 	}
 	return nil
+}
+
+// startError tells a full disk apart where a step of the start did not.
+func startError(dir string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fileError("start of the store in "+dir, err)
+	}
+	return err
 }
 
 // steps are what a start does. A first start may be cut off between any two,
@@ -148,7 +157,19 @@ func (p *process) openMetadata(context.Context) error {
 		return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)
 	}
 	p.meta = meta
-	p.onClose("metadata", meta.Close)
+	if p.first.is {
+		// The names of all objects are there, and the directory above may have
+		// been made by somebody who lets others in.
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return errors.Join(fileError("protect "+dir, err), meta.Close())
+		}
+	}
+	p.onClose("metadata", func() error {
+		if err := meta.Close(); !errors.Is(err, metadata.ErrUnavailable) {
+			return err
+		}
+		return nil // it has failed before, and that was said
+	})
 	return nil
 }
 
@@ -169,7 +190,7 @@ func (p *process) checkKeyring(ctx context.Context) error {
 
 func (p *process) keyringMismatch(err error) error {
 	return &StartError{KeyringMismatch, "the keyring " + p.ring.path + " does not fit what is stored",
-		"give --keyring the newest keyring of this cluster, or write it anew with \"ruche keyring restore\"", err}
+		"give --keyring the newest keyring of this cluster; or move it away and write it anew from the copies on the drives with \"ruche keyring restore\"", err}
 }
 
 // openDrives formats, at the first start only, the drives that are not yet, and
@@ -202,7 +223,7 @@ func (p *process) openDrives(ctx context.Context) error {
 		p.Log.Error("drive is absent", "path", r.Path, "err", r.Err)
 	}
 	if len(n.Drives()) == 0 {
-		return &StartError{DriveUnusable, fmt.Sprintf("none of the drives %v can be opened", paths), "mount the drives, and check their owner", errors.Join(causes(refused)...)}
+		return fileErrorOr(DriveUnusable, fmt.Sprintf("none of the drives %v can be opened", paths), "mount the drives, and check their owner", errors.Join(causes(refused)...))
 	}
 	for _, d := range n.Drives() {
 		p.id.place(d.Path(), d.ID())

@@ -168,7 +168,7 @@ func (p *process) serve(ctx context.Context) error {
 	if err == nil {
 		select {
 		case <-ctx.Done():
-			p.Log.Info("stopping", "drain", p.c.DrainTime)
+			p.Log.Info("stopping", "drain", p.c.DrainTime.String())
 		case err = <-ended:
 			err = fmt.Errorf("serve: %w", err)
 		case err = <-p.failed:

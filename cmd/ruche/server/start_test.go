@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/metadata/keyring"
+	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
 
@@ -322,6 +324,46 @@ func TestKeyringErrors(t *testing.T) {
 		_, err = attempt(t, settings(t, dir, nil), nil)
 		wantReason(t, err, KeyringMismatch, "version 3")
 	})
+	t.Run("restored from a backup older than the copies on the drives", func(t *testing.T) {
+		t.Parallel()
+		dir := filepath.Join(t.TempDir(), "data")
+		c := settings(t, dir, nil)
+		printed := succeed(t, c)
+		code := strings.Fields(printed[strings.Index(printed, "keys")+4:])[0]
+		name, backup := filepath.Join(dir, "keyring"), filepath.Join(t.TempDir(), "backup")
+		ring, err := keyring.Load(vfs.Default, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := ring.Sealed(rand.Reader, topology.DriveID{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(backup, sealed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newer, err := ring.Rotate(rand.Reader, time.Now())
+		if err == nil {
+			err = newer.Save(vfs.Default, name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		succeed(t, c)
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(backup+".bad", sealed[:40], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := RestoreKeyring(c, backup+".bad", code); err == nil || !strings.Contains(err.Error(), backup+".bad") {
+			t.Errorf("restore from a damaged backup = %v", err)
+		}
+		if _, err := RestoreKeyring(c, backup, code); err != nil {
+			t.Fatal(err)
+		}
+		succeed(t, c)
+	})
 	t.Run("damaged", func(t *testing.T) {
 		t.Parallel()
 		dir := made(t)
@@ -390,6 +432,40 @@ func TestFullDrives(t *testing.T) {
 	wantReason(t, err, DiskFull, "--reserve")
 	c.Reserve = 1 << 20
 	succeed(t, c)
+}
+
+// A state directory may have been made by somebody who lets others in.
+func TestMetadataIsForItsOwnerOnly(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	succeed(t, settings(t, dir, nil))
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 && d.Name() != "endpoints.json" {
+			t.Errorf("others may read %s: %v", path, info.Mode())
+		}
+		if d.IsDir() {
+			return fs.SkipDir // what lies below is out of reach
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFullStateDirectory(t *testing.T) {
+	t.Parallel()
+	wantReason(t, startError("/state", fmt.Errorf("store placement groups: %w", syscall.ENOSPC)), DiskFull, "/state", "free space")
+	if err := startError("/state", io.EOF); !errors.Is(err, io.EOF) {
+		t.Errorf("another error became %v", err)
+	}
 }
 
 func TestFileErrorsHaveRemedies(t *testing.T) {
