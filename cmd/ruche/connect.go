@@ -51,7 +51,11 @@ func (a *app) client() (*admin.Client, error) {
 	}
 	if base == "" {
 		if len(endpoints.Admin) == 0 {
-			return nil, fmt.Errorf("no server found: there is no endpoints.json in ./data or %s; name the state directory with --data or the server with --admin", config.DefaultState)
+			looked := "./data or " + config.DefaultState
+			if dir != "" {
+				looked = dir
+			}
+			return nil, fmt.Errorf("no server found: there is no endpoints.json in %s; name the state directory with --data or the server with --admin", looked)
 		}
 		base = endpoints.Admin[0]
 	}

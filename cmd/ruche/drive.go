@@ -46,7 +46,7 @@ it what the lost drive held. Reads and writes go on meanwhile. A drive that
 works is not replaced: unmount or empty it first.`,
 		Example: `  ruche drive replace /srv/d3 --wait
   ruche drive replace /srv/new --drive 2f6c1d9e-...`,
-		Args: cobra.ExactArgs(1),
+		Args: needs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
@@ -83,7 +83,7 @@ is missing there. It works offline: stop the server first. It deletes nothing;
 the exit code is 1 if bad records were found.`,
 		Example: `  ruche drive fsck /srv/d3
   ruche drive fsck /srv/d3 --rebuild-index`,
-		Args: cobra.ExactArgs(1),
+		Args: needs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			report, err := server.Fsck(cmd.Context(), args[0], rebuild, a.now, log)
@@ -94,7 +94,7 @@ the exit code is 1 if bad records were found.`,
 				return err
 			}
 			if report.Bad > 0 {
-				return fmt.Errorf("%d bad records on %s", report.Bad, args[0])
+				return fmt.Errorf("%s on %s", things(int64(report.Bad), "bad record"), args[0])
 			}
 			return nil
 		},

@@ -71,7 +71,7 @@ func (a *app) keyListCommand() *cobra.Command {
 func (a *app) keyDeleteCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "delete ACCESS-KEY", Short: "Delete an access key; it stops working at once",
-		Example: "  ruche key delete RUCHEABCDEFGHIJKLMNO", Args: cobra.ExactArgs(1),
+		Example: "  ruche key delete RUCHEABCDEFGHIJKLMNO", Args: needs("ACCESS-KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
@@ -109,7 +109,7 @@ func (a *app) bucketCommand() *cobra.Command {
 then on: zstd makes most things smaller, s2 costs less processor time, off is
 right for what is compressed already.`,
 		Example: "  ruche bucket set logs --compression zstd",
-		Args:    cobra.ExactArgs(1),
+		Args:    needs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("compression") {
 				return &usageError{fmt.Errorf("nothing to set; give --compression zstd, s2 or off")}

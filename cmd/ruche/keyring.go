@@ -28,7 +28,7 @@ func (a *app) keyringBackupCommand() *cobra.Command {
 start printed. Keep file and code in different places, away from the server.
 FILE must not exist yet.`,
 		Example: "  ruche keyring backup /media/usb/ruche-keyring.sealed",
-		Args:    cobra.ExactArgs(1),
+		Args:    needs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
@@ -108,13 +108,14 @@ func (a *app) keyringRestoreCommand() *cobra.Command {
 		Use:   "restore",
 		Short: "Write a lost keyring anew, from a backup or the drives (offline)",
 		Long: `Writes the keyring of a stopped server anew from the sealed copies on its drives
-or, with --file, from a backup. It asks for the recovery code. Settings are those
-of "ruche serve". A keyring that exists is left alone.`,
+and, with --file, from a backup; the newest counts. It asks for the recovery
+code. Settings are those of "ruche serve". A keyring that exists is left alone.`,
 		Example: `  ruche keyring restore --data /var/lib/ruche --drives /srv/d{1...6}
   ruche keyring restore --data ./data --file /media/usb/ruche-keyring.sealed`,
 		Args: cobra.NoArgs,
 	}
 	config.AddFlags(c.Flags())
+	c.SetFlagErrorFunc(nearestFlag)
 	c.Flags().StringVar(&file, "file", "", "backup to restore from instead of the drives")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := a.settings(cmd)

@@ -115,6 +115,7 @@ and serves them by the S3 protocol.`,
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&a.output, "output", "table", "form of answers: table or json")
+	choices(root, "output", "table", "json")
 	root.PersistentFlags().StringVar(&a.configFile, "config", "", "configuration file (default /etc/ruche/ruche.yaml if it exists) [RUCHE_CONFIG]")
 	root.AddCommand(
 		a.serveCommand(), a.configCommand(), a.versionCommand(),
@@ -122,6 +123,27 @@ and serves them by the S3 protocol.`,
 		a.keyCommand(), a.keyringCommand(), a.bucketCommand(),
 	)
 	return root
+}
+
+// needs is what a command that takes exactly one argument checks.
+func needs(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("needs %s", what)
+		case len(args) > 1:
+			return fmt.Errorf("takes one %s only, not also %q", what, args[1])
+		}
+		return nil
+	}
+}
+
+// choices completes a flag that takes one of a few words.
+func choices(c *cobra.Command, flag string, words ...string) {
+	err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // the flag was defined just before
+	}
 }
 
 // group makes a command that only holds others. Called alone it shows its help.

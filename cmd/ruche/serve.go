@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/cmd/ruche/server"
@@ -28,6 +29,7 @@ keyring, once. Later starts find all of it again and make nothing anew.`,
 		Args: cobra.NoArgs,
 	}
 	config.AddFlags(c.Flags())
+	c.SetFlagErrorFunc(nearestFlag)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := a.settings(cmd)
 		if err != nil {
@@ -39,6 +41,15 @@ keyring, once. Later starts find all of it again and make nothing anew.`,
 		})
 	}
 	return c
+}
+
+// nearestFlag adds to the error of an unknown flag the one that was meant.
+func nearestFlag(_ *cobra.Command, err error) error {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok || len(unknown.GetSpecifiedName()) < 2 {
+		return err
+	}
+	return fmt.Errorf("%w; did you mean --%s?", err, config.Nearest(unknown.GetSpecifiedName()))
 }
 
 // settings reads and validates the settings of a server.
@@ -76,6 +87,7 @@ flags, reports everything that is wrong with them, and prints those in force.`,
 		Args:    cobra.NoArgs,
 	}
 	config.AddFlags(check.Flags())
+	check.SetFlagErrorFunc(nearestFlag)
 	check.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.settings(cmd)
 		if err != nil {
@@ -94,7 +106,11 @@ func effectiveText(c *config.Config) string {
 	}
 	scheme, err := c.StorageScheme()
 	if err == nil {
-		fmt.Fprintf(&out, "# %d drives, scheme %s: any %d of them may be lost\n", len(c.DrivePaths()), scheme, scheme.Parity)
+		lost := fmt.Sprintf("any %d of them may be lost", scheme.Parity)
+		if scheme.Parity == 0 {
+			lost = "none may be lost"
+		}
+		fmt.Fprintf(&out, "# %s, scheme %s: %s\n", things(int64(len(c.DrivePaths())), "drive"), scheme, lost)
 	}
 	for _, d := range c.DrivePaths() {
 		fmt.Fprintf(&out, "#   %s\n", d)
