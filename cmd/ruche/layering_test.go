@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"gateway/sigv4":    {},
 	"gateway/checksum": {"metadata"},
 	"gateway/seal":     {"metadata"},
+	"gateway/manifest": {"gateway/seal", "metadata"},
 	"gateway/object": {"erasure", "erasure/shardhash", "gateway/checksum", "gateway/seal",
 		"metadata", "metadata/placement", "metadata/topology"},
 	"gateway/object/shardtest": {"erasure", "erasure/shardhash", "gateway/object", "metadata", "metadata/topology"},

@@ -69,6 +69,9 @@ var (
 
 	// ErrUnwrap says that a wrapped account key does not open.
 	ErrUnwrap = errors.New("wrapped account key does not open under its master key")
+
+	// ErrOpenBytes says that sealed bytes do not open.
+	ErrOpenBytes = errors.New("sealed bytes do not open under their master key")
 )
 
 // ClusterID is the random id of a cluster.
