@@ -48,6 +48,14 @@ const (
 	KindPutShort       Kind = 51 // PutShort
 )
 
+// Commands of manifests and recovery. They come with [ManifestVersion].
+const (
+	KindManifested         Kind = 60 // Manifested: of every group
+	KindPutManifestMembers Kind = 61 // Members: of data groups
+	KindRestoreVersion     Kind = 62 // RestoreVersion: of data groups
+	KindRestoreParts       Kind = 63 // RestoreParts: of data groups
+)
+
 // Command is one change, proposed to one group. Exactly one payload, the one
 // of its Kind, is set.
 type Command struct {
@@ -77,6 +85,11 @@ type Command struct {
 	Abort         *AbortUpload
 	DropTrash     *DropTrash
 	PutShort      *PutShort
+
+	Manifested     *Manifested
+	Members        *ManifestMembers
+	RestoreVersion *RestoreVersion
+	RestoreParts   *RestoreParts
 }
 
 // Fence is a value of each group: Floor and the few living epochs above it.

@@ -43,6 +43,11 @@ const (
 	payloadAbort         = 30
 	payloadDropTrash     = 31
 	payloadPutShort      = 32
+
+	payloadManifested     = 40
+	payloadMembers        = 41
+	payloadRestoreVersion = 42
+	payloadRestoreParts   = 43
 )
 
 // A message is a payload of a command.
@@ -91,6 +96,14 @@ func (c *Command) payload(fresh bool) (protowire.Number, message, bool) {
 		return payloadDropTrash, pick(&c.DropTrash, fresh), true
 	case KindPutShort:
 		return payloadPutShort, pick(&c.PutShort, fresh), true
+	case KindManifested:
+		return payloadManifested, pick(&c.Manifested, fresh), true
+	case KindPutManifestMembers:
+		return payloadMembers, pick(&c.Members, fresh), true
+	case KindRestoreVersion:
+		return payloadRestoreVersion, pick(&c.RestoreVersion, fresh), true
+	case KindRestoreParts:
+		return payloadRestoreParts, pick(&c.RestoreParts, fresh), true
 	}
 	return 0, nil, false
 }

@@ -60,6 +60,8 @@ var rows = []struct {
 	{"drives", func() row { return new(metadata.DriveTable) }},
 	{"head", func() row { return new(metadata.Head) }},
 	{"result", func() row { return new(metadata.Result) }},
+	{"outbox-entry", func() row { return new(metadata.OutboxEntry) }},
+	{"manifest-members", func() row { return new(metadata.ManifestMembers) }},
 }
 
 // kinds is every kind of command and the payload that it carries.
@@ -72,6 +74,8 @@ var kinds = map[metadata.Kind]string{
 	metadata.KindPurgeBucket: "Settle", metadata.KindCommitVersion: "CommitVersion", metadata.KindDeleteVersions: "Delete",
 	metadata.KindCreateUpload: "CreateUpload", metadata.KindCommitPart: "CommitPart", metadata.KindComplete: "Complete",
 	metadata.KindAbortUpload: "Abort", metadata.KindDropTrash: "DropTrash", metadata.KindPutShort: "PutShort",
+	metadata.KindManifested: "Manifested", metadata.KindPutManifestMembers: "Members",
+	metadata.KindRestoreVersion: "RestoreVersion", metadata.KindRestoreParts: "RestoreParts",
 }
 
 // fill sets every field of v to a value of its own, so that a field that the

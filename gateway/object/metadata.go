@@ -57,6 +57,20 @@ type Metadata interface {
 	Short(ctx context.Context, group uint32, after *metadata.Short, limit int) ([]metadata.Short, error)
 	// ChunkRows returns up to limit chunks of a group behind the given one.
 	ChunkRows(ctx context.Context, group uint32, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error)
+	// Outbox returns up to limit entries of a group's outbox behind an order.
+	Outbox(ctx context.Context, group uint32, after uint64, limit int) ([]metadata.OutboxEntry, error)
+	// ManifestMembers returns the manifest drives of a group, the zero value
+	// before the first.
+	ManifestMembers(ctx context.Context, group uint32) (*metadata.ManifestMembers, error)
+	// OpenKeys opens the current versions of keys in one snapshot, perhaps
+	// only of the first few: see state.View.
+	OpenKeys(ctx context.Context, group uint32, keys []metadata.KeyRef) ([]metadata.OpenedKey, error)
+	// PartChunks returns up to limit chunks of parts, behind the given one.
+	PartChunks(ctx context.Context, b metadata.BucketRef, parts []metadata.PartID, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error)
+	// CurrentKeys returns up to limit keys of a group behind the given one.
+	CurrentKeys(ctx context.Context, group uint32, after metadata.KeyRef, limit int) ([]metadata.KeyOrder, error)
+	// Orders returns the orders of the current versions of keys.
+	Orders(ctx context.Context, group uint32, keys []metadata.KeyRef) (*metadata.OrdersResult, error)
 	// Lookup answers all refs from one snapshot of the group.
 	Lookup(ctx context.Context, group uint32, refs []metadata.LookupRef) (*metadata.LookupResult, error)
 }

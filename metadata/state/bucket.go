@@ -22,7 +22,7 @@ func (a *applier) openBucket(s *metadata.Settings) (rejected, err error) {
 	row.Epoch = max(row.Epoch, 1)
 	k.settings = &row
 	a.count(k)
-	return nil, a.set(appendBucket(nil, a.g.id, tableSettings, s.Bucket), &row)
+	return nil, a.setSettings(&row)
 }
 
 // putSettings replaces a bucket's settings by those of the next epoch.
@@ -40,7 +40,15 @@ func (a *applier) putSettings(s *metadata.Settings) (rejected, err error) {
 	}
 	row := *s
 	k.settings = &row
-	return nil, a.set(appendBucket(nil, a.g.id, tableSettings, s.Bucket), &row)
+	return nil, a.setSettings(&row)
+}
+
+// setSettings writes the row of settings that are open.
+func (a *applier) setSettings(row *metadata.Settings) error {
+	if err := a.set(appendBucket(nil, a.g.id, tableSettings, row.Bucket), row); err != nil {
+		return err
+	}
+	return a.queue(metadata.OutboxSettings, row.Bucket, "")
 }
 
 // closeBucket ends all data commands on an empty bucket. Doing so twice is a

@@ -48,8 +48,17 @@ func (a *applier) commitVersion(c *metadata.CommitVersion) (rejected, err error)
 	return nil, a.makeCurrent(k, c.Key, &v, old, c.Take != 0)
 }
 
-// makeCurrent writes v in the place of old, which may be nil.
+// makeCurrent writes v in the place of old, which may be nil, and tells the
+// outbox.
 func (a *applier) makeCurrent(k *bucket, key string, v, old *metadata.Version, taken bool) error {
+	if err := a.putCurrent(k, key, v, old, taken); err != nil {
+		return err
+	}
+	return a.queue(metadata.OutboxVersion, k.id, key)
+}
+
+// putCurrent writes v in the place of old, which may be nil.
+func (a *applier) putCurrent(k *bucket, key string, v, old *metadata.Version, taken bool) error {
 	if old != nil {
 		a.res.Replaced = true
 		addVersion(a.count(k), old, -1)
@@ -132,6 +141,17 @@ func (a *applier) checkPut(v *metadata.Version, c *metadata.CommitVersion) error
 // checkBody checks that a part and its rows belong together, and that there is
 // room for an inline body.
 func (a *applier) checkBody(p *metadata.Part, chunks []metadata.Chunk, inline []byte, short []metadata.Short) error {
+	if rejected := checkBody(p, chunks, inline, short); rejected != nil {
+		return rejected
+	}
+	if p.Body == metadata.BodyInline && a.g.head.InlineBytes+p.SealedBytes > InlineLimitBytes {
+		return metadata.ErrInlineFull
+	}
+	return nil
+}
+
+// checkBody checks that a part and its rows belong together.
+func checkBody(p *metadata.Part, chunks []metadata.Chunk, inline []byte, short []metadata.Short) error {
 	if p.ID == (metadata.PartID{}) || p.Bytes < 0 || p.SealedBytes < 0 {
 		return metadata.ErrInvalidCommand
 	}
@@ -143,9 +163,6 @@ func (a *applier) checkBody(p *metadata.Part, chunks []metadata.Chunk, inline []
 	case metadata.BodyInline:
 		if int64(len(inline)) != p.SealedBytes || len(chunks) != 0 {
 			return metadata.ErrInvalidCommand
-		}
-		if a.g.head.InlineBytes+p.SealedBytes > InlineLimitBytes {
-			return metadata.ErrInlineFull
 		}
 	case metadata.BodyChunks:
 		if len(inline) != 0 || len(chunks) == 0 || len(chunks) > metadata.MaxPartChunks {
@@ -243,7 +260,10 @@ func (a *applier) deleteKey(k *bucket, d *metadata.DeleteKey, res *metadata.Dele
 		return err
 	}
 	a.key = objectKey(a.key[:0], a.g.id, tableCurrent, k.id, d.Key)
-	return a.b.Delete(a.key, nil)
+	if err := a.b.Delete(a.key, nil); err != nil {
+		return err
+	}
+	return a.queue(metadata.OutboxDeleted, k.id, d.Key)
 }
 
 // named reports whether a client's version id names the current version v,

@@ -20,6 +20,7 @@ const (
 	tablePGs     table = 0x03
 	tableResults table = 0x04
 	tableExpiry  table = 0x05
+	tableMembers table = 0x08
 
 	tableAccounts    table = 0x10
 	tableAccessKeys  table = 0x11
@@ -43,6 +44,7 @@ const (
 	tableCompleted table = 0x2c
 	tableTrash     table = 0x2d
 	tableShort     table = 0x2e
+	tableOutbox    table = 0x2f
 )
 
 // keyHead is the length of the group and table of a key, bucketHead with the

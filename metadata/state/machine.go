@@ -236,6 +236,7 @@ type applier struct {
 	order   uint64 // of the command, if it is applied
 	last    uint64 // highest order the command has used
 	trashed bool   // order was given to a trash row
+	queued  uint64 // order of the command's last outbox entry, 0 before the first
 }
 
 // dispatch carries out the command by its kind. See STYLE: rejected is the
@@ -294,6 +295,14 @@ func (a *applier) dispatch() (rejected, err error) {
 		return a.dropTrash(c.DropTrash)
 	case metadata.KindPutShort:
 		return a.putShort(c.PutShort)
+	case metadata.KindManifested:
+		return a.manifested(c.Manifested)
+	case metadata.KindPutManifestMembers:
+		return a.putMembers(c.Members)
+	case metadata.KindRestoreVersion:
+		return a.restoreVersion(c.RestoreVersion)
+	case metadata.KindRestoreParts:
+		return a.restoreParts(c.RestoreParts)
 	}
 	return nil, fmt.Errorf("%w: kind %d", metadata.ErrUnknownKind, c.Kind)
 }
@@ -302,7 +311,9 @@ func rootOnly(k metadata.Kind) bool {
 	return k >= metadata.KindPutAccount && k <= metadata.KindPutIncarnation
 }
 
-func dataOnly(k metadata.Kind) bool { return k >= metadata.KindOpenBucket }
+func dataOnly(k metadata.Kind) bool {
+	return k >= metadata.KindOpenBucket && k != metadata.KindManifested
+}
 
 // group returns the cached rows of a group, read from the store at first.
 func (b *Batch) group(id uint32) (*group, error) {
@@ -525,6 +536,9 @@ func (a *applier) pushPGs(t *metadata.PGTable) (rejected, err error) {
 	}
 	if found && t.Version <= old.Version {
 		return sameTable(t.Version == old.Version, t, &old), nil
+	}
+	if a.g.id == metadata.RootGroup {
+		return nil, a.setRoot(key, t)
 	}
 	return nil, a.set(key, t)
 }

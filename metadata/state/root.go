@@ -12,7 +12,7 @@ func (a *applier) putAccount(acc *metadata.Account) (rejected, err error) {
 	if acc.ID == (metadata.AccountID{}) {
 		return metadata.ErrInvalidCommand, nil
 	}
-	return nil, a.set(nameKey(nil, tableAccounts, string(acc.ID[:])), acc)
+	return nil, a.setRoot(nameKey(nil, tableAccounts, string(acc.ID[:])), acc)
 }
 
 func (a *applier) putAccessKey(k *metadata.AccessKey) (rejected, err error) {
@@ -27,7 +27,7 @@ func (a *applier) putAccessKey(k *metadata.AccessKey) (rejected, err error) {
 	}
 	row := *k
 	row.Order = a.order
-	return nil, a.set(key, &row)
+	return nil, a.setRoot(key, &row)
 }
 
 func (a *applier) deleteAccessKey(id string) (rejected, err error) {
@@ -37,7 +37,10 @@ func (a *applier) deleteAccessKey(id string) (rejected, err error) {
 	} else if !found {
 		return metadata.ErrNoSuchAccessKey, nil
 	}
-	return nil, a.b.Delete(key, nil)
+	if err := a.b.Delete(key, nil); err != nil {
+		return nil, err
+	}
+	return nil, a.queue(metadata.OutboxRoot, metadata.BucketID{}, "")
 }
 
 func (a *applier) putDrives(t *metadata.DriveTable) (rejected, err error) {
@@ -50,7 +53,7 @@ func (a *applier) putDrives(t *metadata.DriveTable) (rejected, err error) {
 	if found && t.Version <= old.Version {
 		return sameTable(t.Version == old.Version, t, &old), nil
 	}
-	return nil, a.set(key, t)
+	return nil, a.setRoot(key, t)
 }
 
 func (a *applier) putIncarnation(i *metadata.Incarnation) (rejected, err error) {
@@ -62,7 +65,15 @@ func (a *applier) putIncarnation(i *metadata.Incarnation) (rejected, err error) 
 	if i.Number < old.Number {
 		return metadata.ErrConflict, nil
 	}
-	return nil, a.set(key, i)
+	return nil, a.setRoot(key, i)
+}
+
+// setRoot writes a row of the root's small tables.
+func (a *applier) setRoot(key []byte, r row) error {
+	if err := a.set(key, r); err != nil {
+		return err
+	}
+	return a.queue(metadata.OutboxRoot, metadata.BucketID{}, "")
 }
 
 // reserveBucket takes a name. Reserving it again with the same id is a retry.
@@ -95,7 +106,7 @@ func (a *applier) reserveBucket(k *metadata.Bucket) (rejected, err error) {
 	if err := a.set(key, &row); err != nil {
 		return nil, err
 	}
-	return nil, a.b.Set(ids, []byte(k.Name), nil)
+	return nil, errors.Join(a.b.Set(ids, []byte(k.Name), nil), a.queue(metadata.OutboxBucket, k.ID, k.Name))
 }
 
 // moveBucket activates or retires a bucket. Doing so twice is a retry.
@@ -119,7 +130,10 @@ func (a *applier) moveBucket(kind metadata.Kind, k *metadata.Bucket) (rejected, 
 		return nil, nil
 	}
 	row.State = to
-	return nil, a.set(key, &row)
+	if err := a.set(key, &row); err != nil {
+		return nil, err
+	}
+	return nil, a.queue(metadata.OutboxBucket, k.ID, k.Name)
 }
 
 // forgetBucket frees the name of a retired bucket. A name that is free, or
@@ -135,7 +149,8 @@ func (a *applier) forgetBucket(k *metadata.Bucket) (rejected, err error) {
 	}
 	a.g.head.Buckets--
 	return nil, errors.Join(a.b.Delete(key, nil),
-		a.b.Delete(nameKey(nil, tableBucketIDs, string(k.ID[:])), nil))
+		a.b.Delete(nameKey(nil, tableBucketIDs, string(k.ID[:])), nil),
+		a.queue(metadata.OutboxBucket, k.ID, k.Name))
 }
 
 func exists(r pebble.Reader, key []byte) (bool, error) {
