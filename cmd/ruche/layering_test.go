@@ -28,7 +28,9 @@ var mayImport = map[string][]string{
 	"metadata/placement": {"metadata", "metadata/topology"},
 	"metadata/keyring":   {"metadata", "metadata/topology"},
 	"metadata/state":     {"metadata", "metadata/topology"},
-	"metadata/replica":   {"metadata", "metadata/state", "metadata/topology"},
+	// The log knows entries and groups, nothing of what they mean.
+	"metadata/replica/commandlog": {},
+	"metadata/replica":            {"metadata", "metadata/state", "metadata/topology"},
 
 	"node":         {"erasure/shardhash", "metadata", "metadata/topology", "node/segment"},
 	"node/segment": {"erasure/shardhash", "metadata", "metadata/topology"},
