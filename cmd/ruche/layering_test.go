@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"metadata/state":     {"metadata", "metadata/topology"},
 	// The log knows entries and groups, nothing of what they mean.
 	"metadata/replica/commandlog": {},
+	"metadata/replica/snapshot":   {"metadata"},
 	"metadata/replica":            {"metadata", "metadata/state", "metadata/topology"},
 
 	"node":         {"erasure/shardhash", "metadata", "metadata/topology", "node/segment"},
