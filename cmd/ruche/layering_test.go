@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"metadata/replica/commandlog": {},
 	"metadata/replica/snapshot":   {"metadata"},
 	"metadata/replica":            {"metadata", "metadata/state", "metadata/topology"},
+	"metadata/simtest":            {"metadata"},
 
 	"node":         {"erasure/shardhash", "metadata", "metadata/topology", "node/segment"},
 	"node/segment": {"erasure/shardhash", "metadata", "metadata/topology"},
