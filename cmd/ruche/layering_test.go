@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 
 	"metadata":           {"metadata/topology"},
 	"metadata/topology":  {},
+	"metadata/cryptfs":   {"metadata/topology"},
 	"metadata/placement": {"metadata", "metadata/topology"},
 	"metadata/keyring":   {"metadata", "metadata/topology"},
 	"metadata/state":     {"metadata", "metadata/topology"},
