@@ -16,7 +16,7 @@ const (
 	KindFence    Kind = 1 // Fence
 	KindPushPGs  Kind = 2 // PGTable: into the root, and from there into the data groups
 	KindClock    Kind = 3 // Clock
-	KindClusters Kind = 4 // reserved: cluster version
+	KindClusters Kind = 4 // ClusterVersion: raises the group's command version
 )
 
 // Commands of the root group.
@@ -30,6 +30,7 @@ const (
 	KindRetireBucket    Kind = 26 // Bucket name and id: becomes deleting
 	KindForgetBucket    Kind = 27 // Bucket name and id: the name is free again
 	KindPutIncarnation  Kind = 28 // Incarnation
+	KindPutStores       Kind = 29 // StoreTable
 )
 
 // Commands of data groups.
@@ -54,6 +55,8 @@ const (
 	KindPutManifestMembers Kind = 61 // Members: of data groups
 	KindRestoreVersion     Kind = 62 // RestoreVersion: of data groups
 	KindRestoreParts       Kind = 63 // RestoreParts: of data groups
+	KindRestoreBucket      Kind = 64 // Bucket: of the root group; the row as it is, live
+	KindRestoreAccessKey   Kind = 65 // AccessKey: of the root group; the row as it is
 )
 
 // Command is one change, proposed to one group. Exactly one payload, the one
@@ -85,6 +88,9 @@ type Command struct {
 	Abort         *AbortUpload
 	DropTrash     *DropTrash
 	PutShort      *PutShort
+
+	Clusters *ClusterVersion
+	Stores   *StoreTable
 
 	Manifested     *Manifested
 	Members        *ManifestMembers

@@ -44,6 +44,9 @@ const (
 	payloadDropTrash     = 31
 	payloadPutShort      = 32
 
+	payloadClusters = 33
+	payloadStores   = 34
+
 	payloadManifested     = 40
 	payloadMembers        = 41
 	payloadRestoreVersion = 42
@@ -70,11 +73,11 @@ func (c *Command) payload(fresh bool) (protowire.Number, message, bool) {
 		return payloadClock, pick(&c.Clock, fresh), true
 	case KindPutAccount:
 		return payloadAccount, pick(&c.Account, fresh), true
-	case KindPutAccessKey, KindDeleteAccessKey:
+	case KindPutAccessKey, KindDeleteAccessKey, KindRestoreAccessKey:
 		return payloadAccessKey, pick(&c.AccessKey, fresh), true
 	case KindPutDrives:
 		return payloadDrives, pick(&c.Drives, fresh), true
-	case KindReserveBucket, KindActivateBucket, KindRetireBucket, KindForgetBucket:
+	case KindReserveBucket, KindActivateBucket, KindRetireBucket, KindForgetBucket, KindRestoreBucket:
 		return payloadBucket, pick(&c.Bucket, fresh), true
 	case KindPutIncarnation:
 		return payloadIncarnation, pick(&c.Incarnation, fresh), true
@@ -96,6 +99,10 @@ func (c *Command) payload(fresh bool) (protowire.Number, message, bool) {
 		return payloadDropTrash, pick(&c.DropTrash, fresh), true
 	case KindPutShort:
 		return payloadPutShort, pick(&c.PutShort, fresh), true
+	case KindClusters:
+		return payloadClusters, pick(&c.Clusters, fresh), true
+	case KindPutStores:
+		return payloadStores, pick(&c.Stores, fresh), true
 	case KindManifested:
 		return payloadManifested, pick(&c.Manifested, fresh), true
 	case KindPutManifestMembers:

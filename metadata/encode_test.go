@@ -62,6 +62,9 @@ var rows = []struct {
 	{"result", func() row { return new(metadata.Result) }},
 	{"outbox-entry", func() row { return new(metadata.OutboxEntry) }},
 	{"manifest-members", func() row { return new(metadata.ManifestMembers) }},
+	{"command-version", func() row { return new(metadata.ClusterVersion) }},
+	{"raft", func() row { return new(metadata.RaftPosition) }},
+	{"stores", func() row { return new(metadata.StoreTable) }},
 }
 
 // kinds is every kind of command and the payload that it carries.
@@ -74,8 +77,10 @@ var kinds = map[metadata.Kind]string{
 	metadata.KindPurgeBucket: "Settle", metadata.KindCommitVersion: "CommitVersion", metadata.KindDeleteVersions: "Delete",
 	metadata.KindCreateUpload: "CreateUpload", metadata.KindCommitPart: "CommitPart", metadata.KindComplete: "Complete",
 	metadata.KindAbortUpload: "Abort", metadata.KindDropTrash: "DropTrash", metadata.KindPutShort: "PutShort",
+	metadata.KindClusters: "Clusters", metadata.KindPutStores: "Stores",
 	metadata.KindManifested: "Manifested", metadata.KindPutManifestMembers: "Members",
 	metadata.KindRestoreVersion: "RestoreVersion", metadata.KindRestoreParts: "RestoreParts",
+	metadata.KindRestoreBucket: "Bucket", metadata.KindRestoreAccessKey: "AccessKey",
 }
 
 // fill sets every field of v to a value of its own, so that a field that the
@@ -296,7 +301,7 @@ func TestRejectionCodes(t *testing.T) {
 		"conflict": metadata.ErrConflict, "stale-settings": metadata.ErrStaleSettings,
 		"fenced-epoch": metadata.ErrFencedEpoch, "no-such-access-key": metadata.ErrNoSuchAccessKey,
 		"access-key-exists": metadata.ErrAccessKeyExists, "too-many-buckets": metadata.ErrTooManyBuckets,
-		"inline-full": metadata.ErrInlineFull, "invalid-command": metadata.ErrInvalidCommand,
+		"inline-full": metadata.ErrInlineFull, "invalid-command": metadata.ErrInvalidCommand, "version-too-low": metadata.ErrVersionTooLow,
 	} {
 		got, err := metadata.RejectionFromCode(code)
 		if err != nil || got != want {

@@ -20,6 +20,9 @@ var (
 	ErrNoSuchAccessKey    = errors.New("no such access key")
 	ErrAccessKeyExists    = errors.New("access key exists")
 	ErrTooManyBuckets     = errors.New("too many buckets")
+	// ErrVersionTooLow means that the kind of command came with a command
+	// version that the group does not have yet.
+	ErrVersionTooLow = errors.New("command version of the group is too low")
 	// ErrInlineFull means that the group keeps no more inline bodies; the
 	// body must be written as chunks.
 	ErrInlineFull = errors.New("no room for inline bodies")

@@ -27,6 +27,7 @@ var rejections = []struct {
 	{"too-many-buckets", ErrTooManyBuckets},
 	{"inline-full", ErrInlineFull},
 	{"invalid-command", ErrInvalidCommand},
+	{"version-too-low", ErrVersionTooLow},
 }
 
 // RejectionCode returns the stable name of a rejection, "" for nil. It panics

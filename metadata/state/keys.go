@@ -20,6 +20,8 @@ const (
 	tablePGs     table = 0x03
 	tableResults table = 0x04
 	tableExpiry  table = 0x05
+	tableRaft    table = 0x06
+	tableVersion table = 0x07
 	tableMembers table = 0x08
 
 	tableAccounts    table = 0x10
@@ -28,6 +30,7 @@ const (
 	tableNames       table = 0x13
 	tableBucketIDs   table = 0x14
 	tableIncarnation table = 0x15
+	tableStores      table = 0x16
 
 	tableSettings  table = 0x20
 	tableUsage     table = 0x21

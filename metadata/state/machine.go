@@ -36,6 +36,7 @@ const (
 // open Batch.
 type Machine struct {
 	db     *pebble.DB
+	knows  uint16 // the highest command version
 	groups map[uint32]*group
 }
 
@@ -43,6 +44,7 @@ type Machine struct {
 // of the open batch.
 type group struct {
 	id      uint32
+	version uint16 // of commands
 	head    metadata.Head
 	fence   metadata.Fence
 	dirty   bool // head differs from its row
@@ -58,8 +60,13 @@ type bucket struct {
 }
 
 // New returns the machine of a store.
-func New(db *pebble.DB) *Machine {
-	return &Machine{db: db, groups: make(map[uint32]*group)}
+func New(db *pebble.DB) *Machine { return NewKnowing(db, metadata.LatestVersion) }
+
+// NewKnowing returns a machine that knows the kinds up to a command version, as
+// the program did before later ones came. It stops at commands of later kinds,
+// and at groups that were raised to a later version.
+func NewKnowing(db *pebble.DB, version uint16) *Machine {
+	return &Machine{db: db, knows: version, groups: make(map[uint32]*group)}
 }
 
 // A Batch holds the effects of commands until they are committed together. It
@@ -197,8 +204,16 @@ func (b *Batch) apply(groupID uint32, position uint64, cmd *metadata.Command) (*
 	if err := cmd.Known(); err != nil {
 		return nil, err
 	}
+	version := metadata.VersionOf(cmd.Kind)
+	if version > b.m.knows {
+		return nil, fmt.Errorf("%w: kind %d", metadata.ErrUnknownKind, cmd.Kind)
+	}
 	b.dirtyHead(g)
 	g.head.Position = position
+	if version > g.version {
+		// Not stored: the same request may succeed once the version was raised.
+		return &metadata.Result{Rejected: metadata.ErrVersionTooLow}, nil
+	}
 	if cmd.Epoch != 0 && !slices.Contains(g.fence.Living, cmd.Epoch) {
 		// Not stored: the results of this epoch are gone, or not born yet.
 		return &metadata.Result{Rejected: metadata.ErrFencedEpoch}, nil
@@ -295,6 +310,10 @@ func (a *applier) dispatch() (rejected, err error) {
 		return a.dropTrash(c.DropTrash)
 	case metadata.KindPutShort:
 		return a.putShort(c.PutShort)
+	case metadata.KindClusters:
+		return a.raiseVersion(c.Clusters)
+	case metadata.KindPutStores:
+		return a.putStores(c.Stores)
 	case metadata.KindManifested:
 		return a.manifested(c.Manifested)
 	case metadata.KindPutManifestMembers:
@@ -303,16 +322,21 @@ func (a *applier) dispatch() (rejected, err error) {
 		return a.restoreVersion(c.RestoreVersion)
 	case metadata.KindRestoreParts:
 		return a.restoreParts(c.RestoreParts)
+	case metadata.KindRestoreBucket:
+		return a.restoreBucket(c.Bucket)
+	case metadata.KindRestoreAccessKey:
+		return a.restoreAccessKey(c.AccessKey)
 	}
 	return nil, fmt.Errorf("%w: kind %d", metadata.ErrUnknownKind, c.Kind)
 }
 
 func rootOnly(k metadata.Kind) bool {
-	return k >= metadata.KindPutAccount && k <= metadata.KindPutIncarnation
+	return k >= metadata.KindPutAccount && k <= metadata.KindPutStores ||
+		k == metadata.KindRestoreBucket || k == metadata.KindRestoreAccessKey
 }
 
 func dataOnly(k metadata.Kind) bool {
-	return k >= metadata.KindOpenBucket && k != metadata.KindManifested
+	return k >= metadata.KindOpenBucket && k != metadata.KindManifested && !rootOnly(k)
 }
 
 // group returns the cached rows of a group, read from the store at first.
@@ -326,6 +350,14 @@ func (b *Batch) group(id uint32) (*group, error) {
 	}
 	if _, err := get(b.b, appendHead(nil, id, tableFence), &g.fence); err != nil {
 		return nil, err
+	}
+	var err error
+	if g.version, err = commandVersion(b.b, id); err != nil {
+		return nil, err
+	}
+	if g.version > b.m.knows {
+		return nil, fmt.Errorf("%w: the group has command version %d, this program knows %d: start a newer one",
+			metadata.ErrUnknownKind, g.version, b.m.knows)
 	}
 	b.m.groups[id] = g
 	return g, nil
