@@ -76,6 +76,7 @@ func (m *ManifestMember) append(b []byte) []byte {
 	b = appendUint(b, 2, uint64(m.State))
 	b = appendFixed(b, 3, m.Fill.Bucket[:])
 	b = appendString(b, 4, m.Fill.Key)
+	b = appendUint(b, 5, m.Since)
 	return append(b, m.Unknown...)
 }
 
@@ -89,6 +90,8 @@ func (m *ManifestMember) field(d *decoder) {
 		d.fixed(m.Fill.Bucket[:])
 	case 4:
 		m.Fill.Key = d.string()
+	case 5:
+		m.Since = d.uint64()
 	default:
 		d.keepText(&m.Unknown)
 	}

@@ -63,6 +63,9 @@ type ManifestMember struct {
 	Drive topology.DriveID
 	State MemberState
 	Fill  KeyRef // MemberFilling: the last key whose version was written
+	// Since is the Version with which the drive became a member, or began to
+	// be filled anew: records of lower ones on it are not counted on.
+	Since uint64
 
 	Unknown string // fields of later versions, kept as they came
 }

@@ -6,12 +6,16 @@ type RecordType uint8
 const (
 	// RecordShard holds one shard of a chunk.
 	RecordShard RecordType = 1
-	// RecordManifest holds a sealed manifest of a version.
+	// RecordManifest holds sealed manifests of a bucket. PG is the metadata
+	// group of the bucket, Generation the version of that group's
+	// [ManifestMembers].
 	RecordManifest RecordType = 2
 	// RecordAccount holds an account's id and wrapped key.
 	RecordAccount RecordType = 3
 	// RecordBucket holds a bucket's id, sealed name and wrapped key.
 	RecordBucket RecordType = 4
+	// RecordRoot holds the sealed tables of the root group.
+	RecordRoot RecordType = 5
 )
 
 // Record is what the header of a record on a drive says of its content. It
