@@ -1,12 +1,12 @@
 package keyring
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +40,7 @@ const (
 	fieldRecovery = 6
 	fieldVerified = 7
 	fieldOmitted  = 8
+	fieldState    = 9
 )
 
 // Marshal returns the keyring as its file has it, with all keys readable. Two
@@ -215,6 +216,10 @@ func (k *Keyring) body(omit topology.DriveID) []byte {
 	} else if !k.omitted.IsZero() {
 		b = appendBytes(b, fieldOmitted, k.omitted[:])
 	}
+	for _, d := range k.states {
+		sub := appendBytes(nil, 1, d.id[:])
+		b = appendBytes(b, fieldState, appendBytes(sub, 2, d.key[:]))
+	}
 	return append(b, k.unknown...)
 }
 
@@ -240,7 +245,9 @@ func parseBody(b []byte) (*Keyring, error) {
 		case fieldMaster:
 			return k.parseMaster(v)
 		case fieldDrive:
-			return k.parseDrive(v)
+			return parseDrive(v, &k.drives)
+		case fieldState:
+			return parseDrive(v, &k.states)
 		case fieldRecovery:
 			return k.recovery.parse(v)
 		case fieldVerified:
@@ -276,7 +283,8 @@ func (k *Keyring) parseMaster(v value) error {
 	return err
 }
 
-func (k *Keyring) parseDrive(v value) error {
+// parseDrive appends a drive or a state directory to its list.
+func parseDrive(v value, list *[]drive) error {
 	var d drive
 	err := v.message(func(field protowire.Number, v value) error {
 		switch field {
@@ -287,7 +295,7 @@ func (k *Keyring) parseDrive(v value) error {
 		}
 		return damaged("field %d of a drive", field)
 	})
-	k.drives = append(k.drives, d)
+	*list = append(*list, d)
 	return err
 }
 
@@ -344,23 +352,26 @@ func (a *Verification) parse(v value) error {
 
 // validate checks what the rest of the package relies on.
 func (k *Keyring) validate() error {
-	sorted := slices.IsSortedFunc(k.drives, func(a, b drive) int {
-		return slices.Compare(a.id[:], b.id[:])
-	})
-	distinct := true
-	for i := range k.drives {
-		distinct = distinct && !k.drives[i].id.IsZero() && (i == 0 || k.drives[i].id != k.drives[i-1].id)
-	}
 	_, missing := k.master(k.current)
 	switch {
 	case k.version == 0 || missing != nil:
 		return damaged("no current master key")
-	case len(k.masters) > MaxMasters || len(k.drives) > MaxDrives || !sorted || !distinct:
+	case len(k.masters) > MaxMasters || len(k.drives) > MaxDrives || len(k.states) > MaxStates || !inOrder(k.drives) || !inOrder(k.states):
 		return damaged("keys out of order")
 	case k.recovery.kdf.Validate() != nil:
 		return damaged("no recovery key")
 	}
 	return nil
+}
+
+// inOrder reports whether a list is sorted by id, and each id is there once.
+func inOrder(list []drive) bool {
+	for i := range list {
+		if list[i].id.IsZero() || i > 0 && bytes.Compare(list[i-1].id[:], list[i].id[:]) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // value is a field of a message: a number or bytes, and its encoding.

@@ -1,5 +1,6 @@
 // Package keyring keeps the keys that no other key of the cluster wraps: the
-// master keys, which wrap account keys, and the store key of every drive.
+// master keys, which wrap account keys, and the store keys of every drive and
+// of the stores in state directories.
 //
 // The keyring is one file, never in the directory of a drive. Its loss would
 // be the loss of all data, so a copy of it, sealed under a recovery code that
@@ -100,6 +101,8 @@ const (
 	MaxDrives = 8192
 	// MaxMasters is how many master keys a keyring holds at most.
 	MaxMasters = 1024
+	// MaxStates is how many state directories a keyring has keys of at most.
+	MaxStates = 1024
 )
 
 // Keyring holds keys. It never changes, so it is safe for concurrent use; the
@@ -111,6 +114,7 @@ type Keyring struct {
 	current  metadata.KeyID
 	masters  []master // in order of creation
 	drives   []drive  // in order of id
+	states   []drive  // stores in state directories, in order of id
 	recovery recovery
 	verified Verification
 	omitted  topology.DriveID // in an opened copy: the drive whose key was left out
@@ -123,6 +127,7 @@ type master struct {
 	created int64 // seconds since 1970
 }
 
+// drive is a drive, or the store in a state directory, with its store key.
 type drive struct {
 	id  topology.DriveID
 	key Key
@@ -206,6 +211,7 @@ func (k *Keyring) next() *Keyring {
 	n.version++
 	n.masters = slices.Clone(k.masters)
 	n.drives = slices.Clone(k.drives)
+	n.states = slices.Clone(k.states)
 	return &n
 }
 
@@ -302,10 +308,42 @@ func (k *Keyring) Drives() []topology.DriveID {
 	return ids
 }
 
-func (k *Keyring) find(id topology.DriveID) (int, bool) {
-	return slices.BinarySearchFunc(k.drives, id, func(d drive, id topology.DriveID) int {
+func (k *Keyring) find(id topology.DriveID) (int, bool) { return findIn(k.drives, id) }
+
+func findIn(list []drive, id topology.DriveID) (int, bool) {
+	return slices.BinarySearchFunc(list, id, func(d drive, id topology.DriveID) int {
 		return bytes.Compare(d.id[:], id[:])
 	})
+}
+
+// WithState returns a keyring that also has a store key for the store in a
+// state directory, which goes by a random id like a drive's. If it has one, it
+// is k itself. Such a key is in every sealed copy: its store is on no drive.
+func (k *Keyring) WithState(random io.Reader, id topology.DriveID) (*Keyring, error) {
+	at, found := findIn(k.states, id)
+	if found {
+		return k, nil
+	}
+	if id.IsZero() || len(k.states) >= MaxStates {
+		return nil, fmt.Errorf("keyring: no place for state directory %s", id)
+	}
+	d := drive{id: id}
+	if err := read(random, d.key[:]); err != nil {
+		return nil, err
+	}
+	n := k.next()
+	n.states = slices.Insert(n.states, at, d)
+	return n, nil
+}
+
+// StateKey returns the store key of the store in a state directory, or an
+// error wrapping [ErrNoKey].
+func (k *Keyring) StateKey(id topology.DriveID) (Key, error) {
+	at, found := findIn(k.states, id)
+	if !found {
+		return Key{}, fmt.Errorf("store key of state directory %s: %w", id, ErrNoKey)
+	}
+	return k.states[at].key, nil
 }
 
 // Verified says when a backup or the recovery code was last verified.

@@ -139,6 +139,55 @@ func TestDrives(t *testing.T) {
 	}
 }
 
+// TestStates gives stores in state directories keys of their own, which every
+// sealed copy has. A drive that is the only one keeps its key in its own copy
+// all the same.
+func TestStates(t *testing.T) {
+	t.Parallel()
+	k, code := create(t, 5, 1)
+	with, err := k.WithState(source(6), driveID(7))
+	if err != nil || with.Version() != k.Version()+1 || len(with.Drives()) != 1 {
+		t.Fatalf("%v then %v, %v", k, with, err)
+	}
+	if with, err = with.WithState(source(7), driveID(3)); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := with.WithState(source(8), driveID(7)); same != with || err != nil {
+		t.Errorf("a state directory that has a key: %v, %v", same, err)
+	}
+	key, err := with.StateKey(driveID(7))
+	if other, err2 := with.StateKey(driveID(3)); err != nil || err2 != nil || key == other || key == (Key{}) {
+		t.Errorf("keys of state directories: %v, %v, or they are not distinct", err, err2)
+	}
+	for _, k := range []*Keyring{k, with} {
+		if _, err := k.StateKey(driveID(0)); !errors.Is(err, ErrNoKey) {
+			t.Errorf("StateKey of a drive: %v", err)
+		}
+	}
+	if _, err := with.DriveKey(driveID(7)); !errors.Is(err, ErrNoKey) {
+		t.Errorf("DriveKey of a state directory: %v", err)
+	}
+	if _, err := with.WithState(source(9), topology.DriveID{}); err == nil {
+		t.Error("a key for no state directory")
+	}
+	if read, err := Parse(with.Marshal()); err != nil || !equal(read, with) {
+		t.Errorf("read as %v, %v", read, err)
+	}
+	sealed, err := with.Sealed(source(10), driveID(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := OpenSealed(sealed, code)
+	if err != nil || !equal(opened, with) {
+		t.Errorf("the copy on the only drive is %v, %v; want %v", opened, err, with)
+	}
+	reversed := with.next()
+	slices.Reverse(reversed.states)
+	if _, err := Parse(reversed.Marshal()); !errors.Is(err, ErrDamaged) {
+		t.Errorf("state directories out of order: %v", err)
+	}
+}
+
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	k, code := create(t, 8, 1)
@@ -562,6 +611,14 @@ func TestLargestFits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for i := range MaxStates {
+		if k, err = k.WithState(random, topology.DriveID{byte(i >> 8), byte(i), 2}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.WithState(random, topology.DriveID{255, 255}); err == nil {
+		t.Error("one state directory too many")
+	}
 	if _, err := k.Rotate(random, time.Time{}); err == nil {
 		t.Error("one master key too many")
 	}
@@ -586,6 +643,10 @@ func TestGolden(t *testing.T) {
 	t.Parallel()
 	k, code := create(t, 26, 2)
 	k = k.WithVerification(time.Unix(1_790_000_100, 0))
+	state, err := k.WithState(source(28), driveID(9))
+	if err != nil {
+		t.Fatal(err)
+	}
 	by, wrapped, err := k.WrapAccount(metadata.AccountID{1}, metadata.KeyID{2}, Key{3})
 	if err != nil {
 		t.Fatal(err)
@@ -595,7 +656,7 @@ func TestGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := fmt.Sprintf("file %x\nsealed %x\ncode %s\nwrapped-by %s\nwrapped %x\n", k.Marshal(), sealed, code, by, wrapped)
+		text := fmt.Sprintf("file %x\nsealed %x\ncode %s\nwrapped-by %s\nwrapped %x\nstate %x\n", k.Marshal(), sealed, code, by, wrapped, state.Marshal())
 		if err := os.WriteFile("testdata/golden", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -617,6 +678,10 @@ func TestGolden(t *testing.T) {
 	read, err := Parse(file)
 	if err != nil || !equal(read, k) {
 		t.Errorf("the file of an earlier build: %v, %v", read, err)
+	}
+	withState, _ := hex.DecodeString(golden["state"])
+	if read, err := Parse(withState); err != nil || !equal(read, state) {
+		t.Errorf("the file of an earlier build, with a state directory: %v, %v", read, err)
 	}
 	opened, err := OpenSealed(sealed, golden["code"])
 	if err != nil {
