@@ -43,36 +43,36 @@ func (b *bucket) clone() *bucket {
 	return c
 }
 
-// do carries out a command on objects of the bucket. It returns what the
-// command gave up, in order.
-func (b *bucket) do(c *metadata.Command, order uint64) (*metadata.Result, []*Trash) {
+// do carries out a command on objects of the bucket.
+func (b *bucket) do(c *metadata.Command, fx *effects) *metadata.Result {
 	switch c.Kind {
 	case metadata.KindCommitVersion:
-		return b.commitVersion(c.CommitVersion, order)
+		return b.commitVersion(c.CommitVersion, fx)
 	case metadata.KindDeleteVersions:
-		return b.deleteVersions(c.Delete)
+		return b.deleteVersions(c.Delete, fx)
 	case metadata.KindCreateUpload:
 		u := c.CreateUpload.Upload
 		if b.uploads[u.ID] != nil {
 			return rejected(metadata.ErrConflict)
 		}
-		u.Order = order
+		u.Order = fx.order
 		b.uploads[u.ID] = &upload{Upload: u}
-		return &metadata.Result{}, nil
+		return &metadata.Result{}
 	case metadata.KindCommitPart:
-		return b.commitPart(c.CommitPart, order)
+		return b.commitPart(c.CommitPart, fx)
 	case metadata.KindComplete:
-		return b.complete(c.Complete, order)
+		return b.complete(c.Complete, fx)
 	}
 	u := b.find(c.Abort.Upload, c.Abort.Key)
 	if u == nil {
 		return rejected(metadata.ErrNoSuchUpload)
 	}
 	delete(b.uploads, u.ID)
-	return &metadata.Result{}, giveUp(u.ID, u.parts)
+	fx.drop(giveUp(u.ID, u.parts)...)
+	return &metadata.Result{}
 }
 
-func rejected(err error) (*metadata.Result, []*Trash) { return &metadata.Result{Rejected: err}, nil }
+func rejected(err error) *metadata.Result { return &metadata.Result{Rejected: err} }
 
 func (b *bucket) find(id metadata.UploadID, key string) *upload {
 	if u := b.uploads[id]; u != nil && u.Key == key {
@@ -94,7 +94,7 @@ func writable(old *object, w *metadata.WriteConditions) error {
 	return nil
 }
 
-func (b *bucket) commitVersion(c *metadata.CommitVersion, order uint64) (*metadata.Result, []*Trash) {
+func (b *bucket) commitVersion(c *metadata.CommitVersion, fx *effects) *metadata.Result {
 	old := b.objects[c.Key]
 	if err := writable(old, &c.Conditions); err != nil {
 		return rejected(err)
@@ -104,7 +104,7 @@ func (b *bucket) commitVersion(c *metadata.CommitVersion, order uint64) (*metada
 	}
 	o := &object{version: c.Version}
 	v := &o.version
-	v.Order = order
+	v.Order = fx.order
 	if c.Take != 0 {
 		o.parts = old.parts
 		v.Bytes, v.StoredBytes = old.version.Bytes, old.version.StoredBytes
@@ -115,17 +115,20 @@ func (b *bucket) commitVersion(c *metadata.CommitVersion, order uint64) (*metada
 			v.List = old.version.List
 		}
 		b.objects[c.Key] = o
-		return &metadata.Result{Replaced: true}, nil
+		fx.tell()
+		return &metadata.Result{Replaced: true}
 	}
 	part := *v.Part
-	part.Modified = order
+	part.Modified = fx.order
 	v.Part, v.StoredBytes = &part, part.SealedBytes
 	b.objects[c.Key] = o
-	return &metadata.Result{Replaced: old != nil}, old.discard()
+	fx.drop(old.discard()...)
+	fx.tell()
+	return &metadata.Result{Replaced: old != nil}
 }
 
-func (b *bucket) deleteVersions(c *metadata.DeleteVersions) (*metadata.Result, []*Trash) {
-	res, dropped := new(metadata.Result), []*Trash(nil)
+func (b *bucket) deleteVersions(c *metadata.DeleteVersions, fx *effects) *metadata.Result {
+	res := new(metadata.Result)
 	for _, k := range c.Keys {
 		old, d := b.objects[k.Key], &k.Conditions
 		var answer metadata.DeletedKey
@@ -141,39 +144,41 @@ func (b *bucket) deleteVersions(c *metadata.DeleteVersions) (*metadata.Result, [
 			answer.Rejected = metadata.ErrPreconditionFailed
 		default:
 			answer.Existed, res.Replaced = true, true
-			dropped = append(dropped, old.discard()...)
+			fx.drop(old.discard()...)
+			fx.tell()
 			delete(b.objects, k.Key)
 		}
 		res.Deleted = append(res.Deleted, answer)
 	}
-	return res, dropped
+	return res
 }
 
-func (b *bucket) commitPart(c *metadata.CommitPart, order uint64) (*metadata.Result, []*Trash) {
+func (b *bucket) commitPart(c *metadata.CommitPart, fx *effects) *metadata.Result {
 	u := b.find(c.Upload, c.Key)
 	if u == nil {
 		return rejected(metadata.ErrNoSuchUpload)
 	}
 	p := c.Part
-	p.Modified = order
+	p.Modified = fx.order
 	i, found := slices.BinarySearchFunc(u.parts, p, byNumber)
 	if !found {
 		u.parts = slices.Insert(u.parts, i, p)
-		return &metadata.Result{}, nil
+		return &metadata.Result{}
 	}
 	old := u.parts[i]
 	u.parts[i] = p
-	return &metadata.Result{Replaced: true}, discardPart(&old)
+	fx.drop(discardPart(&old)...)
+	return &metadata.Result{Replaced: true}
 }
 
 func byNumber(x, y metadata.Part) int { return int(x.Number) - int(y.Number) }
 
-func (b *bucket) complete(c *metadata.Complete, order uint64) (*metadata.Result, []*Trash) {
+func (b *bucket) complete(c *metadata.Complete, fx *effects) *metadata.Result {
 	if done, ok := b.completed[c.Upload]; ok {
 		if done.Key != c.Key || done.ListHash != c.ListHash {
 			return rejected(metadata.ErrNoSuchUpload)
 		}
-		return &metadata.Result{Version: &done.Version}, nil
+		return &metadata.Result{Version: &done.Version}
 	}
 	u := b.find(c.Upload, c.Key)
 	if u == nil {
@@ -200,11 +205,14 @@ func (b *bucket) complete(c *metadata.Complete, order uint64) (*metadata.Result,
 	if len(o.parts) != len(c.Parts) {
 		return rejected(metadata.ErrConflict)
 	}
-	o.version.Order = order
+	o.version.Order = fx.order
 	delete(b.uploads, u.ID)
 	b.objects[c.Key] = o
 	b.completed[u.ID] = metadata.Completion{Key: c.Key, ListHash: c.ListHash, Version: o.version}
-	return &metadata.Result{Version: &o.version, Replaced: old != nil}, append(giveUp(u.ID, rest), old.discard()...)
+	fx.drop(giveUp(u.ID, rest)...)
+	fx.drop(old.discard()...)
+	fx.tell()
+	return &metadata.Result{Version: &o.version, Replaced: old != nil}
 }
 
 // giveUp returns the trash of an upload's parts.

@@ -29,6 +29,7 @@ type Model struct {
 
 // group is what one group holds.
 type group struct {
+	version uint16 // of commands
 	order   uint64
 	clock   uint64
 	fence   metadata.Fence
@@ -67,6 +68,7 @@ func (m *Model) group(id uint32) *group {
 	g := m.groups[id]
 	if g == nil {
 		g = &group{
+			version: 1,
 			results: make(map[request]*metadata.Result), buckets: make(map[metadata.BucketID]*bucket),
 			trash: make(map[uint64]*Trash), names: make(map[string]*metadata.Bucket),
 		}
@@ -78,6 +80,9 @@ func (m *Model) group(id uint32) *group {
 // Apply carries out the next command of its group's log and returns the answer.
 func (m *Model) Apply(c *metadata.Command) *metadata.Result {
 	g := m.group(c.Group)
+	if metadata.VersionOf(c.Kind) > g.version {
+		return &metadata.Result{Rejected: metadata.ErrVersionTooLow}
+	}
 	if c.Epoch != 0 && !slices.Contains(g.fence.Living, c.Epoch) {
 		return &metadata.Result{Rejected: metadata.ErrFencedEpoch}
 	}
@@ -85,67 +90,97 @@ func (m *Model) Apply(c *metadata.Command) *metadata.Result {
 	if res := g.results[at]; res != nil && at.id != (metadata.RequestID{}) {
 		return res
 	}
-	order := max(c.Stamp, g.order+1)
-	res, dropped := g.do(c, order)
+	fx := &effects{order: max(c.Stamp, g.order+1), outbox: g.version >= metadata.ManifestVersion}
+	fx.last = fx.order
+	res := g.do(c, fx)
 	if res.Rejected == nil {
-		res.Order, g.order = order, order
-		for i, t := range dropped {
-			g.order = order + uint64(i)
-			t.Order = g.order
+		res.Order, g.order = fx.order, fx.last
+		for _, t := range fx.dropped {
 			g.trash[t.Order] = t
 		}
-		g.expire(order)
+		g.expire(fx.order)
 	}
 	if at.id != (metadata.RequestID{}) {
 		g.results[at] = res
 		if c.Epoch == 0 {
-			g.expireLater(order, "1"+string(at.id[:]), func() { delete(g.results, at) })
+			g.expireLater(fx.order, "1"+string(at.id[:]), func() { delete(g.results, at) })
 		}
 	}
 	return res
 }
 
-// do carries out a command that is not fenced and has no answer yet. It returns
-// what the command gave up, in order.
-func (g *group) do(c *metadata.Command, order uint64) (*metadata.Result, []*Trash) {
+// effects are what a command does besides its answer: the orders it uses up,
+// and what it gives up. Each row of the trash, and each of what manifests must
+// tell, has an order of its own; the first one has the command's.
+type effects struct {
+	order, last uint64
+	dropped     []*Trash
+	outbox      bool // the group keeps what manifests must tell
+	told        uint64
+}
+
+// drop gives up rows of trash.
+func (fx *effects) drop(rows ...*Trash) {
+	for _, t := range rows {
+		if len(fx.dropped) > 0 {
+			fx.last++
+		}
+		t.Order = fx.last
+		fx.dropped = append(fx.dropped, t)
+	}
+}
+
+// tell notes something that manifests must tell.
+func (fx *effects) tell() {
+	if fx.outbox {
+		fx.told = max(fx.told+1, fx.order)
+		fx.last = max(fx.last, fx.told)
+	}
+}
+
+// do carries out a command that is not fenced and has no answer yet.
+func (g *group) do(c *metadata.Command, fx *effects) *metadata.Result {
 	switch c.Kind {
 	case metadata.KindFence:
-		return &metadata.Result{Rejected: g.raiseFence(c.Fence)}, nil
+		return &metadata.Result{Rejected: g.raiseFence(c.Fence)}
+	case metadata.KindClusters:
+		g.version = max(g.version, c.Clusters.Version)
+		return &metadata.Result{}
 	case metadata.KindClock:
 		g.clock += c.Clock.ElapsedMicros
-		return &metadata.Result{}, nil
+		return &metadata.Result{}
 	case metadata.KindReserveBucket, metadata.KindActivateBucket, metadata.KindRetireBucket, metadata.KindForgetBucket:
-		return &metadata.Result{Rejected: g.name(c.Kind, c.Bucket, order)}, nil
+		return &metadata.Result{Rejected: g.name(c.Kind, c.Bucket, fx.order)}
 	case metadata.KindOpenBucket, metadata.KindPutSettings, metadata.KindCloseBucket, metadata.KindPurgeBucket:
-		return &metadata.Result{Rejected: g.settle(c.Kind, c.Settle)}, nil
+		return &metadata.Result{Rejected: g.settle(c.Kind, c.Settle)}
 	case metadata.KindDropTrash:
-		return &metadata.Result{Rejected: g.dropTrash(c.DropTrash)}, nil
+		return &metadata.Result{Rejected: g.dropTrash(c.DropTrash)}
 	case metadata.KindCommitVersion, metadata.KindDeleteVersions, metadata.KindCreateUpload,
 		metadata.KindCommitPart, metadata.KindComplete, metadata.KindAbortUpload:
-		return g.data(c, order)
+		return g.data(c, fx)
 	}
-	return &metadata.Result{}, nil // decides no answer
+	return &metadata.Result{} // decides no answer
 }
 
 // data carries out a command on objects.
-func (g *group) data(c *metadata.Command, order uint64) (*metadata.Result, []*Trash) {
+func (g *group) data(c *metadata.Command, fx *effects) *metadata.Result {
 	id := BucketOf(c)
 	b := g.buckets[id]
 	switch {
 	case b == nil || b.settings.Closed:
-		return &metadata.Result{Rejected: metadata.ErrNoSuchBucket}, nil
+		return &metadata.Result{Rejected: metadata.ErrNoSuchBucket}
 	case b.settings.Epoch != c.Settings:
-		return &metadata.Result{Rejected: metadata.ErrStaleSettings}, nil
+		return &metadata.Result{Rejected: metadata.ErrStaleSettings}
 	}
-	res, dropped := b.do(c, order)
-	for _, t := range dropped {
+	res := b.do(c, fx)
+	for _, t := range fx.dropped {
 		t.Bucket = id
 	}
-	if done, ok := b.completed[uploadOf(c)]; ok && c.Kind == metadata.KindComplete && res.Rejected == nil && done.Version.Order == order {
+	if done, ok := b.completed[uploadOf(c)]; ok && c.Kind == metadata.KindComplete && res.Rejected == nil && done.Version.Order == fx.order {
 		u := c.Complete.Upload
-		g.expireLater(order, "2"+string(u[:]), func() { delete(b.completed, u) })
+		g.expireLater(fx.order, "2"+string(u[:]), func() { delete(b.completed, u) })
 	}
-	return res, dropped
+	return res
 }
 
 func uploadOf(c *metadata.Command) (u metadata.UploadID) {

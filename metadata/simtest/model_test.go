@@ -157,6 +157,12 @@ func TestMachineAgreesWithModel(t *testing.T) {
 			l := newLockstep(t, seed)
 			for i := range 3000 {
 				l.step()
+				if i == 1000 && seed%2 == 0 {
+					for _, group := range []uint32{1, 2} {
+						l.apply(&metadata.Command{Kind: metadata.KindClusters, Version: metadata.CommandVersion, Group: group,
+							Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}})
+					}
+				}
 				if i%100 == 0 {
 					compare(t, state.NewView(l.db), l.model, l.work.Buckets)
 				}
@@ -215,7 +221,13 @@ func compare(t testing.TB, v state.View, m *simtest.Model, buckets []metadata.Bu
 func differences(v state.View, m *simtest.Model, buckets []metadata.BucketRef) (diffs []error) {
 	differ := func(what string, got, want any, err error) {
 		if err != nil || !reflect.DeepEqual(got, want) {
-			diffs = append(diffs, fmt.Errorf("%s: %+v, %w; the model has %+v", what, got, err, want))
+			a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want)
+			at := 0 // where they differ
+			for at < min(len(a), len(b)) && a[at] == b[at] {
+				at++
+			}
+			from := max(0, at-60)
+			diffs = append(diffs, fmt.Errorf("%s, error %v: ... %.200s; the model has ... %.200s", what, err, a[from:], b[from:]))
 		}
 	}
 	seen := make(map[uint32]bool)

@@ -214,7 +214,7 @@ func (s *spec) step(in Input, out Output) (*spec, bool) {
 	if out.Result != nil {
 		order = out.Result.Order
 	}
-	res, _ := next.b.do(in.Command, order)
+	res := next.b.do(in.Command, &effects{order: order, last: order})
 	if res.Rejected == nil {
 		next.order = max(next.order, order)
 	}
