@@ -11,6 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage"
 	"github.com/cockroachdb/pebble/v2/sstable"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
 // Source is what rows are read from: a pebble.DB or a pebble.Snapshot.
@@ -214,3 +216,27 @@ func (e *Export) rewind() bool {
 }
 
 func (e *Export) skip() bool { return e.opts.Skip != nil && e.opts.Skip(e.iter.Key()) }
+
+// raftTable is the table of the row that says which entry of a group's log its
+// rows are the state of; metadata/FORMAT.md has all tables.
+const raftTable = 0x06
+
+// Describe returns what Open asks for a group of a replicated store: the
+// header that the group's own row of metadata.RaftPosition gives. Index, Term
+// and Conf stay empty if no replicated engine ever wrote there.
+func Describe(cluster [16]byte, id ID, group uint32) func(row func(key []byte) ([]byte, error)) (Header, error) {
+	return func(row func(key []byte) ([]byte, error)) (Header, error) {
+		h := Header{ID: id, Cluster: cluster, Group: group}
+		lower, _ := Span(group)
+		v, err := row(append(lower, raftTable))
+		if v == nil || err != nil {
+			return h, err
+		}
+		var p metadata.RaftPosition
+		if err := p.Unmarshal(v); err != nil {
+			return Header{}, err
+		}
+		h.Index, h.Term, h.Conf = p.Index, p.Term, p.Conf
+		return h, nil
+	}
+}

@@ -26,9 +26,6 @@ func (s *Stage) Find(ctx context.Context, id ID) (*Staged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, err := s.findComplete(ctx, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: find %s: %w", id, err)
 	}
@@ -37,10 +34,13 @@ func (s *Stage) Find(ctx context.Context, id ID) (*Staged, error) {
 
 func (s *Stage) findComplete(ctx context.Context, id ID) (*Staged, error) {
 	h, at, heads, err := s.load(id)
-	if err != nil {
-		return nil, err
+	var b []byte
+	if err == nil {
+		b, err = s.readMessage(id, completeName)
 	}
-	b, err := s.readMessage(id, completeName)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) { // torn by a power cut
+		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
 	if err != nil {
 		return nil, err
 	}
