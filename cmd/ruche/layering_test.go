@@ -32,8 +32,9 @@ var mayImport = map[string][]string{
 	// The log knows entries and groups, nothing of what they mean.
 	"metadata/replica/commandlog": {},
 	"metadata/replica/snapshot":   {"metadata"},
-	"metadata/replica":            {"metadata", "metadata/state", "metadata/topology"},
-	"metadata/simtest":            {"metadata"},
+	"metadata/replica": {"metadata", "metadata/replica/commandlog", "metadata/replica/snapshot",
+		"metadata/state", "metadata/topology"},
+	"metadata/simtest": {"metadata"},
 
 	"node":         {"erasure/shardhash", "metadata", "metadata/topology", "node/segment"},
 	"node/segment": {"erasure/shardhash", "metadata", "metadata/topology"},

@@ -40,14 +40,14 @@ type Local struct {
 	applying sync.Mutex
 
 	pubMu sync.Mutex // guards pub and the reference counts
-	pub   *snapshot
+	pub   *published
 
 	failure atomic.Pointer[error] // why the engine is fenced
 	fenced  chan struct{}         // closed when failure is set
 }
 
-// snapshot is a state that is on stable storage, shared by readers.
-type snapshot struct {
+// published is a state that is on stable storage, shared by readers.
+type published struct {
 	snap *pebble.Snapshot
 	refs int // one of them is the engine's, while it is the newest
 }
@@ -113,7 +113,7 @@ func Open(dir string, o Options) (*Local, error) {
 	}
 	l.db = db
 	l.machine = state.New(db)
-	l.pub = &snapshot{snap: db.NewSnapshot(), refs: 1}
+	l.pub = &published{snap: db.NewSnapshot(), refs: 1}
 	if err := l.checkClock(); err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
@@ -123,38 +123,11 @@ func Open(dir string, o Options) (*Local, error) {
 	return l, nil
 }
 
-// openStore opens the store. Pebble writes what its log holds into tables while
-// it opens, and tries one that it cannot write, as on a full disk, again for
-// ever. So the first such failure ends the wait: it is the error, and what the
-// store has begun hangs until the process ends.
+// openStore opens the store.
 func (l *Local) openStore(dir string) (*pebble.DB, error) {
-	const opening, open, failed = 0, 1, 2
-	var state atomic.Int32
-	fail := func(err error) {
-		l.fail(err)
-		state.CompareAndSwap(opening, failed)
-		if state.Load() == failed {
-			select {} // whoever waits is told
-		}
-	}
-	type opened struct {
-		db  *pebble.DB
-		err error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		db, err := pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
-		done <- opened{db, err}
-	}()
-	select {
-	case o := <-done:
-		if !state.CompareAndSwap(opening, open) {
-			return nil, l.failed()
-		}
-		return o.db, o.err
-	case <-l.fenced:
-		return nil, l.failed()
-	}
+	return opening(l.fenced, l.failed, l.fail, func(fail func(error)) (*pebble.DB, error) {
+		return pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
+	})
 }
 
 func unref(c *pebble.Cache) error {
@@ -417,19 +390,19 @@ func (l *Local) sync() {
 func (l *Local) publish(snap *pebble.Snapshot) {
 	l.pubMu.Lock()
 	old := l.pub
-	l.pub = &snapshot{snap: snap, refs: 1}
+	l.pub = &published{snap: snap, refs: 1}
 	l.pubMu.Unlock()
 	l.release(old)
 }
 
-func (l *Local) acquire() *snapshot {
+func (l *Local) acquire() *published {
 	l.pubMu.Lock()
 	defer l.pubMu.Unlock()
 	l.pub.refs++
 	return l.pub
 }
 
-func (l *Local) release(s *snapshot) {
+func (l *Local) release(s *published) {
 	l.pubMu.Lock()
 	s.refs--
 	last := s.refs == 0

@@ -59,14 +59,24 @@ func request(a, b int) metadata.RequestID {
 // bucket.
 func prepare(t testing.TB, l *replica.Local) {
 	t.Helper()
-	for _, c := range []*metadata.Command{
-		{Kind: metadata.KindFence, Fence: &metadata.Fence{Floor: 1, Living: []uint64{1}}},
-		{Kind: metadata.KindOpenBucket, Settle: &metadata.Settings{Bucket: testBucket.ID, Name: "b", Epoch: 1}},
-	} {
-		c.Version, c.Group = metadata.CommandVersion, testBucket.Group
+	for _, c := range preparing() {
 		if _, err := l.Commit(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// preparing are the commands of prepare.
+func preparing() []*metadata.Command {
+	return []*metadata.Command{
+		{
+			Kind: metadata.KindFence, Version: metadata.CommandVersion, Group: testBucket.Group,
+			Fence: &metadata.Fence{Floor: 1, Living: []uint64{1}},
+		},
+		{
+			Kind: metadata.KindOpenBucket, Version: metadata.CommandVersion, Group: testBucket.Group,
+			Settle: &metadata.Settings{Bucket: testBucket.ID, Name: "b", Epoch: 1},
+		},
 	}
 }
 

@@ -1,0 +1,58 @@
+package replica
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/ruche-storage/ruche/metadata"
+)
+
+// entryVersion is the form of entry data that this program writes and reads.
+const entryVersion = 1
+
+// Kinds of entry data. The values are stored; never reuse one.
+const (
+	entryCommand = 1
+)
+
+// entryHead is the length of what comes before the command: version, kind,
+// replica, session and sequence.
+const entryHead = 1 + 1 + 8 + 8 + 8
+
+// A Ticket names one proposal: who waits for it.
+type Ticket struct {
+	Replica uint64 // whose runner took it
+	Session uint64 // of the process that waits
+	Seq     uint64
+}
+
+// EncodeEntry returns the data of the entry that carries cmd, for
+// [Store.Propose].
+func EncodeEntry(t Ticket, cmd *metadata.Command) []byte {
+	b := make([]byte, 0, entryHead+512)
+	b = append(b, entryVersion, entryCommand)
+	b = binary.BigEndian.AppendUint64(b, t.Replica)
+	b = binary.BigEndian.AppendUint64(b, t.Session)
+	b = binary.BigEndian.AppendUint64(b, t.Seq)
+	return cmd.AppendTo(b)
+}
+
+// decodeEntry undoes EncodeEntry. The command shares no memory with data.
+func decodeEntry(data []byte, cmd *metadata.Command) (Ticket, error) {
+	var t Ticket
+	switch {
+	case len(data) < entryHead:
+		return t, fmt.Errorf("replica: entry of %d bytes, fewer than its head", len(data))
+	case data[0] != entryVersion:
+		return t, fmt.Errorf("replica: entry of version %d, this program knows %d: start a newer one", data[0], entryVersion)
+	case data[1] != entryCommand:
+		return t, fmt.Errorf("replica: entry of kind %d is unknown: start a newer program", data[1])
+	}
+	t.Replica = binary.BigEndian.Uint64(data[2:])
+	t.Session = binary.BigEndian.Uint64(data[10:])
+	t.Seq = binary.BigEndian.Uint64(data[18:])
+	if err := cmd.Unmarshal(data[entryHead:]); err != nil {
+		return t, fmt.Errorf("replica: entry: %w", err)
+	}
+	return t, nil
+}
