@@ -277,8 +277,11 @@ func newDrive(path string, opts Options, sh *shared, lock io.Closer, super *Supe
 // openIndex opens the index, and makes an empty one if it is missing, damaged
 // or not to be trusted.
 func (d *Drive) openIndex(distrust bool) error {
-	dir := d.fs.PathJoin(d.path, "idx")
-	fs := d.indexFS()
+	dir := d.fs.PathJoin(d.path, indexDir)
+	fs, err := d.indexFS(dir)
+	if err != nil {
+		return err
+	}
 	if _, err := d.fs.Stat(dir); oserror.IsNotExist(err) && d.super.Lives > 1 {
 		d.recovered.IndexRebuilt = true
 	}
@@ -528,11 +531,21 @@ func (d *Drive) indexError(err error) {
 	d.fence(fmt.Errorf("index: %w", err))
 }
 
-// indexFS is the file system of the index: it gives up the ballast when the
-// device is full, and holds back the database's retries on a fenced drive,
+// indexDir is the directory of the index in that of its drive.
+const indexDir = "idx"
+
+// indexFS is the file system of the index in dir: it gives up the ballast when
+// the device is full, and holds back the database's retries on a fenced drive,
 // which have no pause of their own.
-func (d *Drive) indexFS() vfs.FS {
-	return gatedFS{FS: vfs.OnDiskFull(d.fs, d.space.dropBallast), drive: d}
+func (d *Drive) indexFS(dir string) (vfs.FS, error) {
+	fs := vfs.OnDiskFull(d.fs, d.space.dropBallast)
+	if d.opts.IndexFS != nil {
+		var err error
+		if fs, err = d.opts.IndexFS(d.id, dir, fs); err != nil {
+			return nil, err
+		}
+	}
+	return gatedFS{FS: fs, drive: d}, nil
 }
 
 type gatedFS struct {

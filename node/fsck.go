@@ -25,7 +25,7 @@ type FsckReport struct {
 // is thrown away and made anew. Damaged records are reported and kept: that
 // they are not needed is for metadata to say.
 //
-// Of opts, FS, Clock and Log matter; the cluster is that of the drive.
+// Of opts, FS, IndexFS, Clock and Log matter; the cluster is that of the drive.
 func Fsck(ctx context.Context, opts Options, path string, rebuild bool) (*FsckReport, error) {
 	opts = opts.withDefaults()
 	super, err := readSuperblock(opts.FS, path)

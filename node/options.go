@@ -44,6 +44,14 @@ type Options struct {
 	// FS holds all drives. Nil means vfs.Default, the real file system.
 	FS vfs.FS
 
+	// IndexFS gives the file system on which the index of a drive lies, in
+	// directory dir, around the one below: one that encrypts its files. It is
+	// called once whenever a drive is opened, with the drive locked and the
+	// index closed; the directory may be missing. If files of the index cannot
+	// be read through it, the index is made anew; an error of IndexFS itself
+	// keeps the drive from being opened. Nil means the one below.
+	IndexFS func(drive topology.DriveID, dir string, below vfs.FS) (vfs.FS, error)
+
 	// Clock is the time.
 	Clock Clock
 

@@ -68,6 +68,7 @@ type sim struct {
 	path   string
 	drive  topology.DriveID
 	faults faults
+	crypt  bool // the index is encrypted
 
 	mu      sync.Mutex // guards everything below
 	shards  []*simShard
@@ -85,15 +86,19 @@ type sim struct {
 }
 
 func newSim(seed uint64, f faults) (*sim, error) {
-	s := &sim{rng: rand.New(rand.NewPCG(seed, 77)), fs: vfs.NewCrashableMem(), path: "drives/d1", faults: f}
+	s := &sim{rng: rand.New(rand.NewPCG(seed, 77)), fs: vfs.NewCrashableMem(), path: "drives/d1", faults: f, crypt: seed%2 == 0}
 	var err error
 	s.drive, err = Format(s.fs, rand.NewChaCha8([32]byte{byte(seed)}), s.path, Formatting{Cluster: ClusterID{1}, Site: "par1"})
 	return s, err
 }
 
 func (s *sim) options(fs vfs.FS) Options {
+	var indexFS func(topology.DriveID, string, vfs.FS) (vfs.FS, error)
+	if s.crypt {
+		indexFS = encryptedIndex(1)
+	}
 	return Options{
-		FS: fs, Clock: wallClock{}, Cluster: ClusterID{1}, Rand: rand.NewChaCha8([32]byte{byte(s.rng.Uint32())}),
+		FS: fs, IndexFS: indexFS, Clock: wallClock{}, Cluster: ClusterID{1}, Rand: rand.NewChaCha8([32]byte{byte(s.rng.Uint32())}),
 		SegmentBytes: 8192 << s.rng.IntN(4), SmallShardBytes: 4096, BufferBytes: 256 << 10, QueueRecords: 4,
 		MaintenanceInterval: -1, ScrubInterval: -1, ScrubBytesPerSecond: -1, CompactGrace: time.Nanosecond,
 		CompactLivePercent: 70, IndexCacheBytes: 1 << 20, faults: s.faults, filesPerDir: 6,
