@@ -17,6 +17,8 @@ import (
 // Local is the engine of a single copy. All methods may be called
 // concurrently.
 type Local struct {
+	reader
+
 	opts    Options
 	fs      *fenceFS
 	cache   *pebble.Cache
@@ -97,6 +99,7 @@ func Open(dir string, o Options) (*Local, error) {
 		flights: make(chan *flight, 1),
 		fenced:  make(chan struct{}),
 	}
+	l.reader = reader{from: l}
 	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed, relieve: l.space.relieve}
 	// The ballast is there for writes of the start, too.
 	var err error
@@ -384,6 +387,21 @@ func (l *Local) sync() {
 		}
 		f.batch.Close()
 	}
+}
+
+// view runs a read against the newest durable state.
+func (l *Local) view(ctx context.Context, _ uint32, read func(state.View) error) error {
+	l.life.RLock()
+	defer l.life.RUnlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("replica: %w", context.Cause(ctx))
+	}
+	s := l.acquire()
+	defer l.release(s)
+	return read(state.NewView(s.snap))
 }
 
 // publish lets readers see what is durable now.
