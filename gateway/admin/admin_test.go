@@ -66,6 +66,21 @@ func (f *fake) Buckets(context.Context) ([]admin.Bucket, error) {
 func (f *fake) SetBucket(_ context.Context, name string, r *admin.SetBucketRequest) (*admin.Bucket, error) {
 	return &admin.Bucket{Name: name, Compression: *r.Compression}, f.note("set " + name)
 }
+func (f *fake) Metadata(context.Context) (*admin.Metadata, error) {
+	return &admin.Metadata{Engine: admin.EngineLocal}, f.note("metadata")
+}
+func (f *fake) AddCopy(_ context.Context, r *admin.AddCopyRequest) (*admin.Metadata, error) {
+	return &admin.Metadata{Voters: 3}, f.note("add copy " + r.Path)
+}
+func (f *fake) ReplaceCopy(_ context.Context, r *admin.ReplaceCopyRequest) (*admin.Metadata, error) {
+	return &admin.Metadata{Voters: 4}, f.note("replace copy " + r.Store + " " + r.Path)
+}
+func (f *fake) RemoveCopy(_ context.Context, r *admin.CopyRequest) (*admin.Metadata, error) {
+	return &admin.Metadata{Voters: 5}, f.note("remove copy " + r.Store)
+}
+func (f *fake) TransferCopy(_ context.Context, r *admin.CopyRequest) (*admin.Metadata, error) {
+	return &admin.Metadata{Voters: 6}, f.note("transfer copy " + r.Store)
+}
 func (f *fake) Ready(context.Context) error { return f.notReady }
 func (f *fake) Writable(_ context.Context, maintenance bool) error {
 	if maintenance {
@@ -78,7 +93,7 @@ func (f *fake) Writable(_ context.Context, maintenance bool) error {
 func start(t *testing.T, f *fake, change func(*admin.Options)) *httptest.Server {
 	t.Helper()
 	o := admin.Options{
-		Cluster: f, Drives: f, Scrubs: f, Keys: f, Keyrings: f, Buckets: f, Health: f,
+		Cluster: f, Drives: f, Scrubs: f, Keys: f, Keyrings: f, Buckets: f, Copies: f, Health: f,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ruche_up 1\n") }),
 		Lookup: func(_ context.Context, id string) (sigv4.Credentials, error) {
 			if id != "root" {
@@ -144,13 +159,24 @@ func TestEveryCallReachesItsPart(t *testing.T) {
 	add(buckets[0].Name, err)
 	bucket, err := c.SetBucket(ctx, "logs", &admin.SetBucketRequest{Compression: &zstd})
 	add(bucket.Compression, err)
+	copies, err := c.Metadata(ctx)
+	add(copies.Engine, err)
+	copies, err = c.AddCopy(ctx, &admin.AddCopyRequest{Path: "/srv/d7"})
+	add(copies.Voters, err)
+	copies, err = c.ReplaceCopy(ctx, &admin.ReplaceCopyRequest{Store: "2", Path: "/srv/d8"})
+	add(copies.Voters, err)
+	copies, err = c.RemoveCopy(ctx, &admin.CopyRequest{Store: "3"})
+	add(copies.Voters, err)
+	copies, err = c.TransferCopy(ctx, &admin.CopyRequest{Store: "4"})
+	add(copies.Voters, err)
 
-	want := []any{"all is well", int64(7), int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd"}
+	want := []any{"all is well", int64(7), int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd", "local", 3, 4, 5, 6}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s", diff)
 	}
 	wantAsked := []string{"status", "repair", "resume", "repair", "drives", "replace /srv/d1 x", "scrub", "start scrub", "scrub", "keys", "create d", "delete a/b c",
-		"keyring", "backup", "verify code", "keyring", "buckets", "set logs"}
+		"keyring", "backup", "verify code", "keyring", "buckets", "set logs",
+		"metadata", "add copy /srv/d7", "replace copy 2 /srv/d8", "remove copy 3", "transfer copy 4"}
 	if diff := cmp.Diff(wantAsked, f.asked); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)
 	}

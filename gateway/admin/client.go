@@ -122,6 +122,31 @@ func (c *Client) SetBucket(ctx context.Context, name string, req *SetBucketReque
 	return ask[Bucket](ctx, c, http.MethodPatch, "/buckets/"+url.PathEscape(name), req)
 }
 
+// Metadata asks how the copies of the metadata are.
+func (c *Client) Metadata(ctx context.Context) (*Metadata, error) {
+	return ask[Metadata](ctx, c, http.MethodGet, "/metadata", nil)
+}
+
+// AddCopy asks for one more copy of the metadata.
+func (c *Client) AddCopy(ctx context.Context, req *AddCopyRequest) (*Metadata, error) {
+	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/add", req)
+}
+
+// ReplaceCopy puts a new copy of the metadata into the place of another.
+func (c *Client) ReplaceCopy(ctx context.Context, req *ReplaceCopyRequest) (*Metadata, error) {
+	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/replace", req)
+}
+
+// RemoveCopy takes a copy of the metadata away.
+func (c *Client) RemoveCopy(ctx context.Context, req *CopyRequest) (*Metadata, error) {
+	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/remove", req)
+}
+
+// TransferCopy has other copies of the metadata lead what this one leads.
+func (c *Client) TransferCopy(ctx context.Context, req *CopyRequest) (*Metadata, error) {
+	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/transfer", req)
+}
+
 // ask makes one call. The answer is never nil.
 func ask[T any](ctx context.Context, c *Client, method, path string, body any) (*T, error) {
 	answer := new(T)

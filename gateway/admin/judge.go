@@ -8,7 +8,6 @@ import (
 // Circumstances are what Judge has to know besides the status itself.
 type Circumstances struct {
 	KeyringVerified    bool // a backup was made or the recovery code entered
-	MetadataCopies     int
 	MetadataFull       bool
 	OnDriveLossRefuses bool
 	StateDir           string
@@ -30,6 +29,7 @@ func Judge(s *Status, c Circumstances) {
 		say(Red, fmt.Sprintf("%s cannot be read any more: too few shards are left (ruche repair status).", things(n, "chunk")))
 	}
 	judgeLoss(s, say)
+	judgeMetadata(s, say)
 	if n := s.Safety.ShortChunks; n == 1 {
 		say(Yellow, "1 chunk has lost shards and waits for repair.")
 	} else if n > 1 {
@@ -41,9 +41,7 @@ func Judge(s *Status, c Circumstances) {
 	judgeWrites(s, c, say)
 	for _, w := range warnings(s, c) {
 		s.Warnings = append(s.Warnings, w)
-		if w.Code != "metadata-one-copy" { // as good as this version can be
-			worse(Yellow)
-		}
+		worse(w.health)
 	}
 }
 
@@ -101,29 +99,27 @@ func full(drives []Drive) bool {
 }
 
 func warnings(s *Status, c Circumstances) (out []Warning) {
+	warn := func(code, text, remedy string) { out = append(out, Warning{code, text, remedy, Yellow}) }
 	if !c.KeyringVerified {
-		out = append(out, Warning{"keyring-unverified", "Nobody has shown yet to have the recovery code or a backup of the keyring; without one, the loss of this machine's state directory loses all data.",
-			"run \"ruche keyring verify\", or \"ruche keyring backup FILE\""})
+		warn("keyring-unverified", "Nobody has shown yet to have the recovery code or a backup of the keyring; without one, the loss of this machine's state directory loses all data.",
+			"run \"ruche keyring verify\", or \"ruche keyring backup FILE\"")
 	}
-	if c.MetadataCopies < 2 {
-		out = append(out, Warning{"metadata-one-copy", "There is one copy of the metadata, in " + c.StateDir + "; its loss loses the names of all objects.",
-			"back that directory up, and keep it on a device that is protected, such as RAID 1"})
-	}
+	out = append(out, metadataWarnings(&s.Metadata, c)...)
 	if !s.Encryption {
-		out = append(out, Warning{"encryption-off", "What is stored is not encrypted.", "copy the buckets to a store that was started with encryption on"})
+		warn("encryption-off", "What is stored is not encrypted.", "copy the buckets to a store that was started with encryption on")
 	}
 	if s.Repair.CollectionOff {
-		out = append(out, Warning{"collection-off", "The metadata was found older than the drives, as after a restore from a backup: nothing that is deleted is freed.",
-			"when you are sure that no newer copy of the metadata will come back, run \"ruche repair resume-collection\""})
+		warn("collection-off", "The metadata was found older than the drives, as after a restore from a backup: nothing that is deleted is freed.",
+			"when you are sure that no newer copy of the metadata will come back, run \"ruche repair resume-collection\"")
 	}
 	for _, d := range s.Drives {
 		switch d.State {
 		case DriveAbsent:
-			out = append(out, Warning{"drive-absent", fmt.Sprintf("Drive %s is absent: %s.", name(d), d.Reason), "mount it and start again, or run \"ruche drive replace " + name(d) + "\""})
+			warn("drive-absent", fmt.Sprintf("Drive %s is absent: %s.", name(d), d.Reason), "mount it and start again, or run \"ruche drive replace "+name(d)+"\"")
 		case DriveFenced:
-			out = append(out, Warning{"drive-fenced", fmt.Sprintf("Drive %s failed and serves nothing: %s.", name(d), d.Reason), "check the device; start again if it is sound, else replace it"})
+			warn("drive-fenced", fmt.Sprintf("Drive %s failed and serves nothing: %s.", name(d), d.Reason), "check the device; start again if it is sound, else replace it")
 		case DriveFull:
-			out = append(out, Warning{"drive-full", fmt.Sprintf("Drive %s is full.", name(d)), "delete objects or add space"})
+			warn("drive-full", fmt.Sprintf("Drive %s is full.", name(d)), "delete objects or add space")
 		}
 	}
 	return out

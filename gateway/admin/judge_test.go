@@ -21,7 +21,7 @@ func TestJudge(t *testing.T) {
 			d.Fatalf(t, "unknown command %s", d.Cmd)
 		}
 		s := &admin.Status{Encryption: !d.HasArg("plain")}
-		c := admin.Circumstances{KeyringVerified: !d.HasArg("unverified"), MetadataCopies: 2, StateDir: "/state",
+		c := admin.Circumstances{KeyringVerified: !d.HasArg("unverified"), StateDir: "/state",
 			MetadataFull: d.HasArg("metadata-full"), OnDriveLossRefuses: d.HasArg("refuse")}
 		number := func(name string) (n int64) {
 			d.MaybeScanArgs(t, name, &n)
@@ -33,9 +33,7 @@ func TestJudge(t *testing.T) {
 			Writable: d.HasArg("writable"),
 		}
 		s.Repair.CollectionOff = d.HasArg("collection-off")
-		if d.HasArg("one-copy") {
-			c.MetadataCopies = 1
-		}
+		s.Metadata = metadataOf(t, d)
 		for _, state := range []admin.DriveState{admin.DriveAbsent, admin.DriveFenced, admin.DriveFull} {
 			if d.HasArg(string(state)) {
 				s.Drives = append(s.Drives, admin.Drive{Path: "/srv/d1", State: state, Reason: "the reason"})
@@ -52,4 +50,39 @@ func TestJudge(t *testing.T) {
 		}
 		return out.String()
 	})
+}
+
+// metadataOf are the copies that a script names by how they are:
+//
+//	copies=(ok,ok,absent) devices=3
+//
+// Without them there are three that are well.
+func metadataOf(t *testing.T, d *datadriven.TestData) admin.Metadata {
+	m := admin.Metadata{Engine: admin.EngineReplicated, Groups: 17, Devices: 3}
+	if d.HasArg("one-copy") {
+		m.Engine = admin.EngineLocal
+	}
+	d.MaybeScanArgs(t, "devices", &m.Devices)
+	d.MaybeScanArgs(t, "leaderless", &m.Leaderless)
+	how := []string{"ok", "ok", "ok"}
+	for _, arg := range d.CmdArgs {
+		if arg.Key == "copies" {
+			how = arg.Vals
+		}
+	}
+	for i, h := range how {
+		c := admin.CopyState{Replica: uint64(i + 1), Path: fmt.Sprintf("/srv/d%d/meta", i+1), Drive: "x", Device: fmt.Sprint(i), Role: admin.CopyVoter, Health: admin.CopyHealth(h)}
+		if h == "learner" {
+			c.Role, c.Health = admin.CopyLearner, admin.CopyBehind
+		}
+		if d.HasArg("one-device") {
+			c.Device = "a"
+		}
+		if !c.Well() {
+			c.Reason = "the reason"
+		}
+		m.Stores = append(m.Stores, c)
+	}
+	m.Count()
+	return m
 }

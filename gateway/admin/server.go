@@ -63,6 +63,18 @@ type Buckets interface {
 	SetBucket(ctx context.Context, name string, req *SetBucketRequest) (*Bucket, error)
 }
 
+// Copies lists the copies of the metadata and changes where they are. A change
+// is answered once it is durable that it will be made; the copies say how far it
+// has come.
+type Copies interface {
+	Metadata(ctx context.Context) (*Metadata, error)
+	AddCopy(ctx context.Context, req *AddCopyRequest) (*Metadata, error)
+	ReplaceCopy(ctx context.Context, req *ReplaceCopyRequest) (*Metadata, error)
+	RemoveCopy(ctx context.Context, req *CopyRequest) (*Metadata, error)
+	// TransferCopy has other copies lead what this one leads.
+	TransferCopy(ctx context.Context, req *CopyRequest) (*Metadata, error)
+}
+
 // HealthCheck answers load balancers. A nil error is healthy.
 type HealthCheck interface {
 	// Ready reports whether requests should be sent here.
@@ -80,6 +92,7 @@ type Options struct {
 	Keys     Keys
 	Keyrings Keyrings
 	Buckets  Buckets
+	Copies   Copies
 	Health   HealthCheck
 
 	// Metrics renders /metrics.
@@ -110,8 +123,10 @@ func New(o Options) *Server {
 		verifier: sigv4.NewVerifier(sigv4.Options{Region: SigningRegion, StrictRegion: true}),
 		mux:      http.NewServeMux(),
 	}
-	for pattern, call := range s.calls() {
-		s.mux.Handle(pattern, s.signed(call))
+	for _, calls := range []map[string]call{s.calls(), s.copyCalls()} {
+		for pattern, call := range calls {
+			s.mux.Handle(pattern, s.signed(call))
+		}
 	}
 	s.health()
 	s.mux.HandleFunc("GET /metrics", s.metrics)

@@ -33,6 +33,7 @@ type Status struct {
 	Safety     Safety    `json:"safety"`
 	Repair     Repair    `json:"repair"`
 	Scrub      Scrub     `json:"scrub"`
+	Metadata   Metadata  `json:"metadata"`
 	Endpoints  Endpoints `json:"endpoints"`
 }
 
@@ -41,6 +42,8 @@ type Warning struct {
 	Code   string `json:"code"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"`
+
+	health Health // how bad it is
 }
 
 // Seconds is a duration in whole seconds.

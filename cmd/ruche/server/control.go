@@ -33,7 +33,7 @@ type control struct {
 func (c *control) handler() http.Handler {
 	p := c.p
 	return admin.New(admin.Options{
-		Cluster: c, Drives: c, Scrubs: c, Keys: p.keys, Keyrings: p.ring, Buckets: c, Health: c,
+		Cluster: c, Drives: c, Scrubs: c, Keys: p.keys, Keyrings: p.ring, Buckets: c, Copies: c, Health: c,
 		Metrics: c.metrics, OpenMetrics: isLoopback(p.net.admin.Addr()), MetricsToken: p.c.MetricsToken,
 		Lookup: p.keys.lookup, Now: p.Now, Log: p.Log.With("part", "admin"),
 	})
@@ -139,10 +139,15 @@ func (c *control) Status(ctx context.Context) (*admin.Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	copies, err := c.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Metadata = *copies
 	s.Repair, s.Scrub, s.Safety = *repair, *scrub, *safety
 	s.Safety.BackInSeconds, s.Safety.Unrepairable = repair.ETA, int64(len(repair.Unrepairable))
 	admin.Judge(s, admin.Circumstances{
-		KeyringVerified: !ring.Verified.IsZero(), MetadataCopies: 1, OnDriveLossRefuses: p.c.OnDriveLoss == "refuse",
+		KeyringVerified: !ring.Verified.IsZero(), OnDriveLossRefuses: p.c.OnDriveLoss == "refuse",
 		MetadataFull: p.meta.Metrics().Full, StateDir: p.dir,
 	})
 	return s, nil

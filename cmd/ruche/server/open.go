@@ -23,7 +23,6 @@ import (
 	"github.com/ruche-storage/ruche/gateway/wire"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/placement"
-	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
@@ -133,44 +132,6 @@ func (p *process) openKeyring(context.Context) (err error) {
 	}
 	p.ring, err = openKeyring(path, p.id.Cluster, p.Now, p.Log)
 	return err
-}
-
-func (p *process) openMetadata(context.Context) error {
-	dir := filepath.Join(p.dir, "metadata")
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !p.first.is {
-		return &StartError{MetadataLost, dir + " is missing while drives hold data",
-			"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
-	}
-	meta, err := replica.Open(dir, replica.Options{
-		Now: p.Now, Logger: p.Log.With("part", "metadata"), AcceptClock: p.c.AcceptClock,
-		OnFailure: func(err error) {
-			select {
-			case p.failed <- err:
-			default: // one is enough to end the process
-			}
-		},
-	})
-	if errors.Is(err, replica.ErrAbsurdClock) {
-		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
-	}
-	if err != nil {
-		return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)
-	}
-	p.meta = meta
-	if p.first.is {
-		// The names of all objects are there, and the directory above may have
-		// been made by somebody who lets others in.
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return errors.Join(fileError("protect "+dir, err), meta.Close())
-		}
-	}
-	p.onClose("metadata", func() error {
-		if err := meta.Close(); !errors.Is(err, metadata.ErrUnavailable) {
-			return err
-		}
-		return nil // it has failed before, and that was said
-	})
-	return nil
 }
 
 // checkKeyring refuses a keyring that does not open the accounts. It comes

@@ -124,14 +124,3 @@ func sharedDevices(chosen []place) (out []string) {
 	}
 	return out
 }
-
-// places lists where copies may lie: the drives that are there, in the order of
-// the settings, then the state directory.
-func places(all []found, state string) (out []place) {
-	for _, f := range all {
-		if f.super != nil {
-			out = append(out, place{filepath.Join(f.path, metaName), f.super.Drive, device(f.path)})
-		}
-	}
-	return append(out, place{path: filepath.Join(state, "metadata"), device: device(state)})
-}
