@@ -30,7 +30,8 @@ var mayImport = map[string][]string{
 	"metadata/keyring":   {"metadata", "metadata/topology"},
 	"metadata/state":     {"metadata", "metadata/topology"},
 	// The log knows entries and groups, nothing of what they mean.
-	"metadata/replica/commandlog": {},
+	"metadata/replica/commandlog": {"metadata/replica/logcheck"},
+	"metadata/replica/logcheck":   {},
 	"metadata/replica/snapshot":   {"metadata"},
 	"metadata/replica": {"metadata", "metadata/replica/commandlog", "metadata/replica/snapshot",
 		"metadata/state", "metadata/topology"},
@@ -44,6 +45,7 @@ var mayImport = map[string][]string{
 	"gateway/checksum": {"metadata"},
 	"gateway/seal":     {"metadata"},
 	"gateway/manifest": {"gateway/seal", "metadata"},
+	"gateway/recovery": {"gateway/manifest", "gateway/seal", "metadata", "metadata/placement", "metadata/topology"},
 	"gateway/object": {"erasure", "erasure/shardhash", "gateway/checksum", "gateway/seal",
 		"metadata", "metadata/placement", "metadata/topology"},
 	"gateway/object/shardtest": {"erasure", "erasure/shardhash", "gateway/object", "metadata", "metadata/topology"},

@@ -121,6 +121,10 @@ func (c *change) before() (hash, uint64, error) {
 	}
 	h, err := c.g.hashOf(c.from - 1)
 	if err != nil {
+		// A cut may have come before the read.
+		if s := c.g.settled(); s.index == c.from-1 {
+			return s.hash, s.term, nil
+		}
 		c.g.log.fail(err)
 		return hash{}, 0, err
 	}

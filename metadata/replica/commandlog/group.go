@@ -147,17 +147,33 @@ func (g *Group) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 		defer g.mu.RUnlock()
 		return limit(g.newest[lo-cacheFrom:hi-cacheFrom], maxSize), nil
 	}
+	s := g.start
 	g.mu.RUnlock()
-	entries, err := g.read(lo, hi, maxSize)
-	if err != nil {
-		// A cut may have come before the read.
-		if first, _ := g.FirstIndex(); lo < first {
-			return nil, raft.ErrCompacted
+	for {
+		entries, err := g.read(s, lo, hi, maxSize)
+		if err == nil {
+			return entries, nil
 		}
-		g.log.fail(err)
-		return nil, err
+		// A cut may have come before the read.
+		now := g.settled()
+		switch {
+		case lo <= now.index:
+			return nil, raft.ErrCompacted
+		case now == s:
+			g.log.fail(err)
+			return nil, err
+		}
+		s = now
 	}
-	return entries, nil
+}
+
+// settled returns the start once no cut is in flight.
+func (g *Group) settled() start {
+	g.cutting.Lock()
+	defer g.cutting.Unlock()
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.start
 }
 
 func (g *Group) within(lo, hi uint64) error {
@@ -187,10 +203,7 @@ func limit(from []cached, maxSize uint64) []*pb.Entry {
 
 // read reads entries from the disk, with the hash of the one before, and
 // verifies them.
-func (g *Group) read(lo, hi, maxSize uint64) (entries []*pb.Entry, err error) {
-	g.mu.RLock()
-	s := g.start
-	g.mu.RUnlock()
+func (g *Group) read(s start, lo, hi, maxSize uint64) (entries []*pb.Entry, err error) {
 	before, known := s.hash, lo == s.index+1
 	from := lo
 	if !known {

@@ -320,10 +320,15 @@ func (l *Log) Metrics() Metrics {
 	}
 }
 
-// Close closes the log. Nothing may be in flight, and nothing be called any
-// more.
+// Close closes the log, so that all of it lies in tables. Nothing may be in
+// flight, and nothing be called any more. A log that has failed is closed as it
+// is.
 func (l *Log) Close() error {
-	if err := l.db.Close(); err != nil {
+	var err error
+	if l.failure.Load() == nil {
+		err = l.db.Flush()
+	}
+	if err := errors.Join(err, l.db.Close()); err != nil {
 		return fmt.Errorf("commandlog: close: %w", err)
 	}
 	return nil

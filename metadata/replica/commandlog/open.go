@@ -5,16 +5,22 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ruche-storage/ruche/metadata/replica/logcheck"
 )
 
 // Exists reports whether dir holds a log.
 func Exists(fs vfs.FS, dir string) (bool, error) {
 	if fs == nil {
 		fs = vfs.Default
+	}
+	if _, err := fs.Stat(dir); oserror.IsNotExist(err) {
+		return false, nil
 	}
 	desc, err := pebble.Peek(dir, fs)
 	if err != nil {
@@ -90,10 +96,17 @@ func begin(b *pebble.Batch, id Identity, starts []Start) error {
 }
 
 // Open opens the log in dir and reads all of it. It fails with an error that
-// wraps ErrRot or ErrShort if the log is damaged, ErrRetired if the store must
-// not serve, and ErrVersion if a later program wrote it.
+// wraps ErrRot or ErrShort if the log is damaged, ErrForeign if it is not the
+// one that Options.Want names, ErrRetired if the store must not serve, and
+// ErrVersion if a later program wrote it.
 func Open(dir string, o Options) (*Log, error) {
 	l := &Log{opts: o.withDefaults(), groups: make(map[uint32]*Group)}
+	if err := logcheck.Dir(l.opts.FS, dir); err != nil {
+		if errors.Is(err, logcheck.ErrRot) {
+			err = fmt.Errorf("%w; replace this replica: %w", ErrRot, err)
+		}
+		return nil, fmt.Errorf("commandlog: open %s: %w", dir, err)
+	}
 	p := l.opts.pebbleOptions(l.fail)
 	p.ErrorIfNotExists = true
 	db, err := pebble.Open(dir, p)
@@ -130,6 +143,9 @@ func (l *Log) load() (err error) {
 	if l.id == (Identity{}) && iter.Error() == nil {
 		return fmt.Errorf("%w: it has no identity; replace this replica", ErrRot)
 	}
+	if err := l.opts.Want.matches(l.id); err != nil {
+		return err
+	}
 	var g *loading
 	for ; valid; valid = iter.Next() {
 		id, k, index, err := parseKey(iter.Key())
@@ -156,6 +172,19 @@ func (l *Log) load() (err error) {
 	share := l.opts.EntryCacheBytes / int64(max(len(l.groups), 1))
 	for _, g := range l.groups {
 		g.shrink(share)
+	}
+	return nil
+}
+
+// matches reports what of another identity is not what is wanted.
+func (id Identity) matches(found Identity) error {
+	switch {
+	case id.Cluster != [16]byte{} && id.Cluster != found.Cluster:
+		return fmt.Errorf("%w: it is of cluster %x, not %x; use the directory that belongs here", ErrForeign, found.Cluster, id.Cluster)
+	case id.Store != [16]byte{} && id.Store != found.Store:
+		return fmt.Errorf("%w: it is of store %x, not %x; use the directory that belongs here", ErrForeign, found.Store, id.Store)
+	case id.Replica != 0 && id.Replica != found.Replica:
+		return fmt.Errorf("%w: it is of replica %d, not %d; use the directory that belongs here", ErrForeign, found.Replica, id.Replica)
 	}
 	return nil
 }

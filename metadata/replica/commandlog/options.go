@@ -24,6 +24,10 @@ type Options struct {
 	// Nil does nothing.
 	Fatal func(error)
 
+	// Want is whose log Open must find, or else it fails with ErrForeign. What
+	// is zero in it is not compared.
+	Want Identity
+
 	// MemTableBytes is the size of one memtable; up to four are in memory.
 	// Zero means 4 MiB.
 	MemTableBytes uint64
