@@ -41,3 +41,9 @@ func (r reader) CurrentKeys(ctx context.Context, group uint32, after metadata.Ke
 func (r reader) Orders(ctx context.Context, group uint32, keys []metadata.KeyRef) (*metadata.OrdersResult, error) {
 	return query(ctx, r, group, func(v state.View) (*metadata.OrdersResult, error) { return v.Orders(group, keys) })
 }
+
+// CommandVersion returns the command version of a group, 1 unless it was
+// raised.
+func (r reader) CommandVersion(ctx context.Context, group uint32) (uint16, error) {
+	return query(ctx, r, group, func(v state.View) (uint16, error) { return v.CommandVersion(group) })
+}
