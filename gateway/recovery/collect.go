@@ -1,0 +1,504 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ruche-storage/ruche/gateway/manifest"
+	"github.com/ruche-storage/ruche/gateway/seal"
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+// Collection is all that the drives tell. It is used by one goroutine.
+type Collection struct {
+	o        Options
+	root     *manifest.Root
+	accounts map[metadata.AccountID]*account
+	buckets  map[metadata.BucketID]*bucket
+	sorted   *sorter
+	report   Report
+	epoch    uint64 // the highest of any drive
+
+	mu       sync.Mutex // guards what follows, and buckets, while drives are read
+	newest   uint64
+	unknown  map[metadata.BucketID]*UnknownBucket
+	opened   map[metadata.ChunkID]struct{} // records of manifests that were read
+	failed   map[metadata.ChunkID]metadata.BucketID
+	progress Progress
+}
+
+// account is an account and the keys derived from its own.
+type account struct {
+	row   metadata.Account
+	epoch uint64
+	keys  *seal.AccountKeys
+	err   error // why there are none
+}
+
+// bucket is what is known of a bucket.
+type bucket struct {
+	row      metadata.Bucket
+	name     []byte // as its record has it
+	epoch    uint64 // of its record
+	deleted  bool
+	keys     *seal.BucketKeys
+	err      error // why it cannot be restored
+	found    bool  // there is a manifest of it
+	oldest   uint64
+	born     *metadata.Bucket // of its manifest, by rowOrder
+	settings *metadata.Settings
+	rowOrder [2]uint64 // of born and settings
+
+	objects, bytes, lost atomic.Int64
+	unopened             int64
+}
+
+const (
+	// maxOpened bounds the records that are remembered, so that copies on
+	// other drives are not opened again.
+	maxOpened = 4 << 20
+	// readers is how many drives are read at a time.
+	readers = 4
+)
+
+// Collect reads everything there is. The result must be closed.
+func Collect(ctx context.Context, o Options) (_ *Collection, err error) {
+	o = o.withDefaults()
+	sorted, err := newSorter(o.FS, o.Scratch, o.MemoryBytes)
+	if err != nil {
+		return nil, fmt.Errorf("recovery: scratch directory: %w", err)
+	}
+	c := &Collection{
+		o: o, sorted: sorted,
+		accounts: make(map[metadata.AccountID]*account),
+		buckets:  make(map[metadata.BucketID]*bucket),
+		unknown:  make(map[metadata.BucketID]*UnknownBucket),
+		opened:   make(map[metadata.ChunkID]struct{}),
+		failed:   make(map[metadata.ChunkID]metadata.BucketID),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	c.progress = Progress{Phase: PhaseRecords, TotalDrives: len(o.Drives)}
+	for i := range o.Drives {
+		if err := c.readRecords(ctx, &o.Drives[i]); err != nil {
+			return nil, err
+		}
+		c.epoch = max(c.epoch, o.Drives[i].Epoch)
+	}
+	if err := c.openAccounts(ctx); err != nil {
+		return nil, err
+	}
+	c.openBuckets()
+	if err := c.checkTables(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.readManifests(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.checkClock()
+}
+
+// Close frees what the collection holds, and removes the scratch directory.
+func (c *Collection) Close() error {
+	c.opened, c.failed = nil, nil
+	return c.sorted.close()
+}
+
+// Newest is the time of the newest change found, zero if there is none. The
+// engine that takes the new state must not give earlier stamps.
+func (c *Collection) Newest() time.Time {
+	if c.newest == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(c.newest)).UTC()
+}
+
+// Scheme is the scheme of the cluster.
+func (c *Collection) Scheme() metadata.Scheme { return c.o.Scheme }
+
+// Missing returns the drives of the cluster that are not there.
+func (c *Collection) Missing() []topology.DriveID { return c.report.Missing }
+
+// Encrypted reports whether what is stored is sealed: whether a bucket has a
+// key. known is false if there are no buckets.
+func (c *Collection) Encrypted() (on, known bool) {
+	for _, b := range c.buckets {
+		if !b.deleted {
+			known = true
+			on = on || b.row.WrappedKey != ""
+		}
+	}
+	return on, known
+}
+
+// Bounds of a believable clock, as the engine has them.
+const (
+	maxBehind = time.Hour
+	maxAhead  = 400 * 24 * time.Hour
+)
+
+func (c *Collection) checkClock() error {
+	newest, now := c.Newest(), c.o.Now()
+	if newest.IsZero() || c.o.AcceptClock || !now.Before(newest.Add(-maxBehind)) && !now.After(newest.Add(maxAhead)) {
+		return nil
+	}
+	return fmt.Errorf("%w: it shows %s, the newest change is of %s", ErrAbsurdClock,
+		now.UTC().Format(time.RFC3339), newest.Format(time.RFC3339))
+}
+
+// each reads the records of one type of a drive. What the drive cannot read is
+// noted; only errors of f and the end of ctx are returned.
+func (c *Collection) each(ctx context.Context, d *Drive, typ metadata.RecordType, f func(rec *metadata.Record, payload []byte) error) error {
+	var own error
+	err := d.Records.Records(ctx, typ, func(rec *metadata.Record, payload []byte) error {
+		if own = context.Cause(ctx); own == nil {
+			own = f(rec, payload)
+		}
+		return own
+	})
+	switch {
+	case own != nil:
+		return own
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		c.damaged(d, err)
+	}
+	return nil
+}
+
+// damaged notes that something of a drive could not be read.
+func (c *Collection) damaged(d *Drive, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.o.Log.Error("some records of a drive cannot be read", "path", d.Path, "err", err)
+	for i := range c.report.Damaged {
+		if c.report.Damaged[i].Drive == d.Row.ID {
+			return
+		}
+	}
+	c.report.Damaged = append(c.report.Damaged, DamagedDrive{d.Row.ID, d.Path, err.Error()})
+}
+
+// readRecords reads the root tables, accounts and buckets of a drive.
+func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
+	err := c.each(ctx, d, metadata.RecordRoot, func(rec *metadata.Record, payload []byte) error {
+		r, err := manifest.OpenRoot(c.o.Keys, c.o.Cluster, rec.Shard.Chunk, payload)
+		if errors.Is(err, manifest.ErrNewer) {
+			return fmt.Errorf("%w: %w", ErrNewer, err)
+		}
+		if err != nil {
+			c.damaged(d, err)
+			return nil
+		}
+		if c.root == nil || r.Newer(c.root) {
+			c.root = r
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = c.each(ctx, d, metadata.RecordAccount, func(rec *metadata.Record, payload []byte) error {
+		row, err := manifest.ParseAccount(payload)
+		if err != nil {
+			c.damaged(d, err)
+			return nil
+		}
+		if old := c.accounts[row.ID]; old == nil || rec.Epoch >= old.epoch {
+			c.accounts[row.ID] = &account{row: *row, epoch: rec.Epoch}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.each(ctx, d, metadata.RecordBucket, func(rec *metadata.Record, payload []byte) error {
+		row, err := manifest.ParseBucket(payload)
+		if err != nil {
+			c.damaged(d, err)
+			return nil
+		}
+		c.noteBucket(rec, row)
+		return nil
+	})
+}
+
+// noteBucket takes a record of a bucket: a deleted one counts for ever, else
+// the newest.
+func (c *Collection) noteBucket(rec *metadata.Record, r *manifest.BucketRecord) {
+	b := c.buckets[r.Row.ID]
+	if b == nil {
+		b = new(bucket)
+		c.buckets[r.Row.ID] = b
+	} else if b.deleted || !r.Deleted && rec.Epoch < b.epoch {
+		return
+	}
+	b.row, b.name, b.epoch, b.deleted = r.Row, r.Name, rec.Epoch, r.Deleted
+}
+
+// openAccounts joins the accounts of the tables to those of the records, and
+// unwraps their keys.
+func (c *Collection) openAccounts(ctx context.Context) error {
+	if c.root != nil {
+		for i := range c.root.Accounts {
+			row := &c.root.Accounts[i]
+			c.accounts[row.ID] = &account{row: *row}
+		}
+	}
+	if len(c.accounts) == 0 {
+		return ErrNothing
+	}
+	for id, a := range c.accounts {
+		key, err := c.o.Keys.UnwrapAccount(ctx, id, a.row.Key, a.row.MasterKey, []byte(a.row.WrappedKey))
+		if err != nil {
+			c.o.Log.Error("key of an account does not open", "account", id.String(), "err", err)
+			a.err = fmt.Errorf("key of account %s: %w", id, err)
+			continue
+		}
+		a.keys = seal.DeriveAccount(key)
+	}
+	return nil
+}
+
+// checkTables makes tables if no drive has them, and sets what depends on
+// them.
+func (c *Collection) checkTables(ctx context.Context) (err error) {
+	c.report.Tables = c.root != nil
+	if c.root == nil {
+		if c.root, err = c.readTables(ctx); err != nil {
+			return err
+		}
+	}
+	if c.root.CommandVersion > metadata.LatestVersion {
+		return fmt.Errorf("%w: command version %d, this program knows %d", ErrNewer, c.root.CommandVersion, metadata.LatestVersion)
+	}
+	if len(c.root.PGs.Groups) == 0 {
+		return fmt.Errorf("%w: the tables name no placement groups", ErrNoGroups)
+	}
+	c.newest = max(c.newest, c.root.Order)
+	c.o.Scheme = c.root.PGs.Groups[0].Scheme
+	c.report.Missing = c.missingDrives(&c.root.Drives)
+	c.report.Parity = int(c.o.Scheme.Parity)
+	return nil
+}
+
+// openBuckets unwraps the keys of buckets and opens their names.
+func (c *Collection) openBuckets() {
+	for _, b := range c.buckets {
+		if !b.deleted {
+			b.err = c.openBucket(b)
+		}
+	}
+}
+
+func (c *Collection) openBucket(b *bucket) error {
+	owner := c.accounts[b.row.Owner]
+	if owner == nil {
+		return fmt.Errorf("account %s has no record", b.row.Owner)
+	}
+	if b.row.WrappedKey == "" {
+		b.row.Name = string(b.name)
+		return checkName(b.row.Name)
+	}
+	if owner.err != nil {
+		return owner.err
+	}
+	key, err := owner.keys.UnwrapBucket(seal.BucketBinding{Cluster: c.o.Cluster, Account: b.row.Owner, Bucket: b.row.ID, Key: b.row.Key}, []byte(b.row.WrappedKey))
+	if err != nil {
+		return fmt.Errorf("key of the bucket: %w", err)
+	}
+	keys := seal.DeriveBucket(key)
+	if b.row.Name, err = keys.OpenName(b.row.ID, b.name); err != nil {
+		return fmt.Errorf("name of the bucket: %w", err)
+	}
+	b.keys = keys
+	return checkName(b.row.Name)
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > 255 {
+		return fmt.Errorf("name of %d bytes", len(name))
+	}
+	return nil
+}
+
+// readManifests reads the manifests of all drives, a few at a time.
+func (c *Collection) readManifests(ctx context.Context) error {
+	c.progress.Phase = PhaseManifests
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	drives := make(chan *Drive, len(c.o.Drives))
+	for i := range c.o.Drives {
+		drives <- &c.o.Drives[i]
+	}
+	close(drives)
+	var group sync.WaitGroup
+	for range min(readers, len(c.o.Drives)) {
+		group.Go(func() {
+			for d := range drives {
+				err := c.each(ctx, d, metadata.RecordManifest, func(rec *metadata.Record, payload []byte) error {
+					return c.readBatch(rec, payload)
+				})
+				if err != nil {
+					cancel(err)
+					return
+				}
+				c.tell(func(p *Progress) { p.Drives++ })
+			}
+		})
+	}
+	group.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, id := range c.failed { // those that no copy of opened
+		c.report.Unopened++
+		c.buckets[id].unopened++
+	}
+	for _, u := range c.unknown {
+		if len(c.report.Unknown) < maxUnknown {
+			c.report.Unknown = append(c.report.Unknown, *u)
+		}
+	}
+	return nil
+}
+
+// tell changes the progress and passes it on.
+func (c *Collection) tell(change func(p *Progress)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.progress)
+	c.o.Progress(c.progress)
+}
+
+// readBatch sorts the entries of a batch in. Its error ends the recovery.
+func (c *Collection) readBatch(rec *metadata.Record, payload []byte) error {
+	b, known := c.bucketOf(rec)
+	if known || b == nil {
+		return nil
+	}
+	id := rec.Shard.Chunk
+	whose := &manifest.Bucket{Cluster: c.o.Cluster, ID: b.row.ID, Key: b.row.Key, Keys: b.keys}
+	entries, err := manifest.Open(whose, id, payload)
+	if errors.Is(err, manifest.ErrNewer) {
+		return fmt.Errorf("%w: bucket %s: %w", ErrNewer, b.row.Name, err)
+	}
+	if err != nil {
+		c.o.Log.Error("manifests do not open", "bucket", b.row.Name, "record", id.String(), "err", err)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.failed[id] = b.row.ID
+		return nil
+	}
+	for i := range entries {
+		if err := c.sort(b, &entries[i]); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	delete(c.failed, id)
+	if len(c.opened) < maxOpened {
+		c.opened[id] = struct{}{}
+	}
+	c.mu.Unlock()
+	c.tell(func(p *Progress) {
+		p.Batches++
+		p.Manifests += int64(len(entries))
+	})
+	return nil
+}
+
+// bucketOf returns the bucket of a batch, nil if it is none to restore. It
+// reports true for records of which a copy was read.
+func (c *Collection) bucketOf(rec *metadata.Record) (b *bucket, read bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b = c.buckets[rec.Bucket]
+	if b != nil && b.deleted {
+		return nil, false
+	}
+	if b != nil && b.err == nil {
+		_, read = c.opened[rec.Shard.Chunk]
+		return b, read
+	}
+	if _, read := c.opened[rec.Shard.Chunk]; read {
+		return nil, true
+	}
+	if len(c.opened) < maxOpened {
+		c.opened[rec.Shard.Chunk] = struct{}{}
+	}
+	u := c.unknown[rec.Bucket]
+	if u == nil {
+		u = &UnknownBucket{ID: rec.Bucket, Reason: "there is no record of the bucket"}
+		if b != nil {
+			u.Reason = b.err.Error()
+		}
+		c.unknown[rec.Bucket] = u
+	}
+	u.Batches++
+	return nil, false
+}
+
+// sort takes one entry.
+func (c *Collection) sort(b *bucket, e *manifest.Entry) error {
+	c.mu.Lock()
+	c.newest = max(c.newest, e.Order)
+	b.found = true
+	if e.Key != "" && (b.oldest == 0 || e.Order < b.oldest) {
+		b.oldest = e.Order
+	}
+	c.mu.Unlock()
+	if e.Key == "" {
+		return c.bucketRow(b, e)
+	}
+	if err := c.sorted.add(sortKey(b.row.ID, e), e.Marshal(nil)); err != nil {
+		return fmt.Errorf("recovery: sort manifests: %w", err)
+	}
+	return nil
+}
+
+// bucketRow takes a row of the bucket itself.
+func (c *Collection) bucketRow(b *bucket, e *manifest.Entry) error {
+	m, err := manifest.Decode(e)
+	if err != nil {
+		c.o.Log.Error("row of a bucket does not open", "bucket", b.row.Name, "err", err)
+		return nil // its creation and settings take their defaults
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case m.Kind == manifest.KindBucket && m.Order >= b.rowOrder[0] && m.Bucket.ID == b.row.ID:
+		b.born, b.rowOrder[0] = m.Bucket, m.Order
+	case m.Kind == manifest.KindSettings && m.Order >= b.rowOrder[1] && m.Settings.Bucket == b.row.ID:
+		b.settings, b.rowOrder[1] = m.Settings, m.Order
+	}
+	return nil
+}
+
+// missingDrives returns the drives of a table that are not there.
+func (c *Collection) missingDrives(t *metadata.DriveTable) (missing []topology.DriveID) {
+	for i := range t.Drives {
+		if t.Drives[i].State != topology.DriveRetired && !c.present(t.Drives[i].ID) {
+			missing = append(missing, t.Drives[i].ID)
+		}
+	}
+	return missing
+}
+
+func (c *Collection) present(id topology.DriveID) bool {
+	for i := range c.o.Drives {
+		if c.o.Drives[i].Row.ID == id {
+			return true
+		}
+	}
+	return false
+}
