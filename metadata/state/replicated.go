@@ -166,3 +166,8 @@ func spanHash(ctx context.Context, r pebble.Reader, group uint32) (sum metadata.
 	h.Sum(sum[:0])
 	return sum, iter.Error()
 }
+
+// SpanHash returns the hash of a group's rows, see [SpanHash].
+func (v View) SpanHash(ctx context.Context, group uint32) (metadata.Sum, error) {
+	return SpanHash(ctx, v.r, group)
+}
