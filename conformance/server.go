@@ -80,7 +80,7 @@ func (s *Server) run(bin, home string, args []string) error {
 	s.cmd = exec.Command(bin, args...)
 	s.cmd.Dir = home
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "RUCHE_") })
+	s.cmd.Env = slices.DeleteFunc(os.Environ(), notForServers)
 	s.cmd.Env = append(s.cmd.Env,
 		"RUCHE_ROOT_USER="+s.Target.AccessKey, "RUCHE_ROOT_PASSWORD="+s.Target.SecretKey,
 		"RUCHE_DOMAINS="+s.Target.Domain,
@@ -245,4 +245,11 @@ func cmpErr(a, b error) error {
 		return a
 	}
 	return b
+}
+
+// notForServers reports whether a server under test must not see a variable of
+// this process: all that configure Ruche, but for the number of copies of the
+// metadata, so that every test may be run with several.
+func notForServers(variable string) bool {
+	return strings.HasPrefix(variable, "RUCHE_") && !strings.HasPrefix(variable, "RUCHE_METADATA_REPLICAS=")
 }

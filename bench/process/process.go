@@ -100,7 +100,7 @@ func (p *Process) run(o Options) error {
 	p.log = log
 	p.cmd = exec.Command(o.Bin, append(args, o.Args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "RUCHE_") })
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), notForServers)
 	p.cmd.Env = append(p.cmd.Env, "RUCHE_ROOT_USER="+p.AccessKey, "RUCHE_ROOT_PASSWORD="+p.SecretKey)
 	p.cmd.Env = append(p.cmd.Env, o.Env...)
 	// A server does not outlive the program that started it, however that ends.
@@ -263,4 +263,11 @@ func (p *Process) tail() []byte {
 		return []byte(err.Error())
 	}
 	return out
+}
+
+// notForServers reports whether a server under test must not see a variable of
+// this process: all that configure Ruche, but for the number of copies of the
+// metadata, so that every test may be run with several.
+func notForServers(variable string) bool {
+	return strings.HasPrefix(variable, "RUCHE_") && !strings.HasPrefix(variable, "RUCHE_METADATA_REPLICAS=")
 }
