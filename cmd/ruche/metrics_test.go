@@ -26,6 +26,7 @@ func TestMetricsOfARunningServer(t *testing.T) {
 		`ruche_pool_limit_bytes{pool="write"}`, `ruche_pool_used_bytes{pool="read"} 0`, `ruche_node_buffer_bytes `,
 		`ruche_repair_queue_chunks 0`, `ruche_repair_unrepairable_chunks 0`, `ruche_rebuild_drives 0`, `ruche_collect_off 0`,
 		`ruche_metadata_commit_seconds_count `, `ruche_metadata_batch_commands_bucket{le="1"}`, `ruche_metadata_failed 0`, `ruche_metadata_queue 0`,
+		`ruche_metadata_copies 1`, `ruche_metadata_copies_may_lose 0`, `ruche_metadata_copy_well{path="` + s.dir + `/metadata",replica=`, `ruche_metadata_copy_leads{`,
 		`process_open_fds `, `go_goroutines `,
 	} {
 		if !strings.Contains(text, want) {

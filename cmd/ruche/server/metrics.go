@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
@@ -16,6 +17,7 @@ func (c *control) gather() []admin.Family {
 	out = append(out, c.engineFamilies()...)
 	out = append(out, c.backgroundFamilies()...)
 	out = append(out, c.metadataFamilies()...)
+	out = append(out, c.copyFamilies()...)
 	return append(out, c.safetyFamilies()...)
 }
 
@@ -153,6 +155,40 @@ func (c *control) metadataFamilies() []admin.Family {
 		one("metadata_free_bytes", "Free space of the metadata's file system.", g, float64(m.Disk.AvailBytes)),
 		powers("metadata_batch_commands", "Commands in a batch.", m.Batches, 1, 10),
 		powers("metadata_commit_seconds", "Time until a batch was durable.", m.Sync, float64(time.Second), 36),
+	}
+}
+
+// copyFamilies tell of the copies of the metadata.
+func (c *control) copyFamilies() []admin.Family {
+	m, err := c.Metadata(context.Background())
+	if err != nil {
+		c.p.Log.Warn("metrics without the copies of the metadata", "err", err)
+		return nil
+	}
+	family := func(name, help string, f func(*admin.CopyState) float64) admin.Family {
+		out := admin.Family{Name: "metadata_copy_" + name, Help: help, Labels: []string{"replica", "path"}}
+		for i := range m.Stores {
+			s := &m.Stores[i]
+			out.Values = append(out.Values, admin.Value{Labels: []string{strconv.FormatUint(s.Replica, 10), s.Path}, Number: f(s)})
+		}
+		return out
+	}
+	return []admin.Family{
+		one("metadata_copies", "Copies of the metadata that count.", admin.Gauge, float64(m.Voters)),
+		one("metadata_copies_well", "Of them, those that are there and well.", admin.Gauge, float64(m.Healthy)),
+		one("metadata_copies_may_lose", "Of them, those that may be lost now while the others serve.", admin.Gauge, float64(m.MayLose)),
+		one("metadata_groups_without_leader", "Groups that wait for a leader.", admin.Gauge, float64(m.Leaderless)),
+		family("well", "1 while the copy is there and well.", func(s *admin.CopyState) float64 { return flag(s.Well()) }),
+		family("voter", "1 if the copy counts.", func(s *admin.CopyState) float64 { return flag(s.Role == admin.CopyVoter) }),
+		family("diverged", "1 while the copy differs from the others; an alarm.", func(s *admin.CopyState) float64 { return flag(s.Health == admin.CopyDiverged) }),
+		family("leads", "Groups that the copy leads.", func(s *admin.CopyState) float64 { return float64(s.Leads) }),
+		family("lag_entries", "Entries that the copy has not applied yet.", func(s *admin.CopyState) float64 { return float64(s.Lag) }),
+		family("sync_seconds", "Time until the last writes of the copy were durable, on average.", func(s *admin.CopyState) float64 {
+			return float64(s.SyncMicros) / 1e6
+		}),
+		family("free_bytes", "Free space of the copy's file system.", func(s *admin.CopyState) float64 { return float64(s.FreeBytes) }),
+		family("used_bytes", "Space that the copy takes.", func(s *admin.CopyState) float64 { return float64(s.UsedBytes) }),
+		family("receiving_bytes", "Bytes of a snapshot that have come; 0 for none.", func(s *admin.CopyState) float64 { return float64(s.Receiving) }),
 	}
 }
 
