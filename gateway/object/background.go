@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ruche-storage/ruche/gateway/manifest/keeper"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
@@ -73,6 +74,10 @@ type BackgroundOptions struct {
 	// JanitorPeriod is how often buckets are looked at whose creation or
 	// deletion was cut off. Zero means 1 minute.
 	JanitorPeriod time.Duration
+	// ManifestPeriod is how often all manifests are read and those freed that
+	// count no more; it happens sooner if many were written. Zero means 24
+	// hours.
+	ManifestPeriod time.Duration
 	// RecordsPeriod is how often the records of accounts and buckets on drives
 	// are counted. Zero means 24 hours.
 	RecordsPeriod time.Duration
@@ -95,6 +100,7 @@ func (o BackgroundOptions) withDefaults() BackgroundOptions {
 	o.Quarantine = cmp.Or(o.Quarantine, 24*time.Hour)
 	o.ClockPeriod = cmp.Or(o.ClockPeriod, time.Minute)
 	o.JanitorPeriod = cmp.Or(o.JanitorPeriod, time.Minute)
+	o.ManifestPeriod = cmp.Or(o.ManifestPeriod, 24*time.Hour)
 	o.RecordsPeriod = cmp.Or(o.RecordsPeriod, 24*time.Hour)
 	if o.Stored == nil {
 		o.Stored = func() (int64, int64) { return 0, 0 }
@@ -109,7 +115,7 @@ func (o BackgroundOptions) withDefaults() BackgroundOptions {
 func (o BackgroundOptions) Validate() error {
 	var errs []error
 	for _, d := range []time.Duration{o.TransientDelay, o.RetryDelay, o.ShortPeriod, o.RebuildPeriod, o.InventoryPeriod,
-		o.TrashPeriod, o.PendingPeriod, o.Quarantine, o.ClockPeriod, o.JanitorPeriod, o.RecordsPeriod} {
+		o.TrashPeriod, o.PendingPeriod, o.Quarantine, o.ClockPeriod, o.JanitorPeriod, o.ManifestPeriod, o.RecordsPeriod} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("object: background options: negative duration %v", d))
 		}
@@ -152,9 +158,10 @@ type background struct {
 	janitor   *janitor
 	clock     *clock
 	records   *recordKeeper
+	manifests *keeper.Keeper
 }
 
-func newBackground(e *Engine) *background {
+func newBackground(e *Engine) (*background, error) {
 	var o BackgroundOptions
 	if e.options.Background != nil {
 		o = *e.options.Background
@@ -172,7 +179,9 @@ func newBackground(e *Engine) *background {
 	g.janitor = &janitor{g: g, stuck: make(map[metadata.BucketID]stuckBucket)}
 	g.clock = &clock{g: g, last: e.options.Now()}
 	g.records = &recordKeeper{g: g, kick: make(chan struct{}, 1)}
-	return g
+	var err error
+	g.manifests, err = newKeeper(g)
+	return g, err
 }
 
 // start begins the loops. They end with ctx.
@@ -192,6 +201,7 @@ func (g *background) start(ctx context.Context, loops *sync.WaitGroup) {
 	every(g.o.PendingPeriod, "look up pending shards", nil, g.collect.pendingPass)
 	every(g.o.JanitorPeriod, "finish buckets", nil, g.janitor.pass)
 	every(g.o.ClockPeriod, "count time", nil, g.clock.tick)
+	loops.Go(func() { g.manifests.Run(ctx) })
 	every(g.o.RecordsPeriod, "count records on drives", g.records.kick, g.records.pass)
 }
 
@@ -306,10 +316,7 @@ const longCall = 2 * time.Minute
 // f uses is then not the caller's until late is closed. late is nil if f has
 // returned.
 func (g *driveGuard) do(ctx context.Context, drive topology.DriveID, timeout time.Duration, f func(ctx context.Context) error) (late <-chan struct{}, err error) {
-	g.mu.Lock()
-	stuck := g.hanging[drive] >= maxHanging
-	g.mu.Unlock()
-	if stuck {
+	if g.stuck(drive) {
 		return nil, fmt.Errorf("object: drive %s does not answer: %w", drive, metadata.ErrSlow)
 	}
 	limited, cancel := context.WithTimeout(ctx, timeout)
@@ -334,6 +341,13 @@ func (g *driveGuard) do(ctx context.Context, drive topology.DriveID, timeout tim
 		return late, context.Cause(ctx)
 	}
 	return late, fmt.Errorf("object: drive %s did not answer in %v: %w", drive, timeout, metadata.ErrSlow)
+}
+
+// stuck reports whether too many calls hang on a drive.
+func (g *driveGuard) stuck(drive topology.DriveID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.hanging[drive] >= maxHanging
 }
 
 // abandon counts a call until it returns, and then closes late.

@@ -36,6 +36,9 @@ func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.
 		result, err := e.meta.Commit(sent, cmd)
 		switch {
 		case err == nil:
+			if queues(cmd.Kind) {
+				e.bg.manifests.Kick(cmd.Group)
+			}
 			return result, nil
 		case errors.Is(err, metadata.ErrUnknownOutcome):
 			unknown = true

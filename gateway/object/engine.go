@@ -79,7 +79,10 @@ func New(o Options) (*Engine, error) {
 	}
 	e.confirms = newConfirmer(e)
 	e.latency.now = o.Now
-	e.bg = newBackground(e)
+	var err error
+	if e.bg, err = newBackground(e); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 

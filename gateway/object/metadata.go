@@ -57,6 +57,8 @@ type Metadata interface {
 	Short(ctx context.Context, group uint32, after *metadata.Short, limit int) ([]metadata.Short, error)
 	// ChunkRows returns up to limit chunks of a group behind the given one.
 	ChunkRows(ctx context.Context, group uint32, after *metadata.ChunkRow, limit int) ([]metadata.ChunkRow, error)
+	// CommandVersion returns the command version of a group.
+	CommandVersion(ctx context.Context, group uint32) (uint16, error)
 	// Outbox returns up to limit entries of a group's outbox behind an order.
 	Outbox(ctx context.Context, group uint32, after uint64, limit int) ([]metadata.OutboxEntry, error)
 	// ManifestMembers returns the manifest drives of a group, the zero value

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/ruche-storage/ruche/gateway/manifest/keeper"
 	"github.com/ruche-storage/ruche/gateway/seal"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -62,6 +63,9 @@ type Options struct {
 	Shards   Shards
 	Drives   Drives
 	Keys     Keys
+	// RootKeys seals the tables of the root group on drives. Nil means that
+	// they are not sealed.
+	RootKeys keeper.RootKeys
 
 	// Cluster is the id of the cluster; wrapped keys are bound to it.
 	Cluster seal.ClusterID

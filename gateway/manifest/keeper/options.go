@@ -60,6 +60,9 @@ type Drives interface {
 	Hanging() bool
 }
 
+// RootKeys seals and opens the tables of the root.
+type RootKeys = manifest.RootKeys
+
 // Options adjusts a Keeper. Metadata, Drives, Propose and Epoch are required;
 // zero values of the rest have the defaults named.
 type Options struct {
@@ -77,7 +80,7 @@ type Options struct {
 	Keys func(ctx context.Context, row *metadata.Bucket) (*seal.BucketKeys, error)
 	// RootKeys seals the tables of the root. Nil means that they are not
 	// sealed.
-	RootKeys manifest.RootKeys
+	RootKeys RootKeys
 
 	// Limit waits until n more bytes may be moved in the background. Manifests
 	// of new commits do not ask. Nil means no limit.
