@@ -357,6 +357,13 @@ func (s *script) rootCommand(name string, a args) *metadata.Command {
 		}
 	case "put-drives":
 		c.Kind, c.Drives = metadata.KindPutDrives, &metadata.DriveTable{Version: a.num("version", 0)}
+	case "raise":
+		c.Kind, c.Clusters, c.Group = metadata.KindClusters, &metadata.ClusterVersion{Version: uint16(a.num("version", 0))}, uint32(a.num("group", 1))
+	case "put-stores":
+		c.Kind, c.Stores = metadata.KindPutStores, &metadata.StoreTable{Version: a.num("version", 0)}
+		for _, f := range a.list("stores") { // replica:role:id
+			c.Stores.Stores = append(c.Stores.Stores, s.store(f))
+		}
 	case "put-incarnation":
 		c.Kind, c.Incarnation = metadata.KindPutIncarnation, &metadata.Incarnation{Number: a.num("number", 0), Collection: a.has("collection")}
 	case "put-account":
@@ -377,6 +384,20 @@ func (s *script) rootCommand(name string, a args) *metadata.Command {
 		return nil
 	}
 	return c
+}
+
+func (s *script) store(text string) metadata.Store {
+	f := strings.Split(text, ":")
+	n, err := strconv.ParseUint(f[0], 10, 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	roles := map[string]metadata.StoreRole{"voter": metadata.StoreVoter, "learner": metadata.StoreLearner, "gone": metadata.StoreGone}
+	row := metadata.Store{Replica: n, Role: roles[f[1]], Place: "/" + f[2]}
+	if f[2] != "" {
+		row.ID = s.id(f[2])
+	}
+	return row
 }
 
 // runRead answers the lines of a script that only read.
@@ -428,6 +449,17 @@ func (s *script) runRead(name string, a args) (string, bool) {
 		ks, err = v.Buckets(a.str("prefix"), a.str("after"), int(a.num("limit", 100)))
 		for _, k := range ks {
 			out += fmt.Sprintf("%s id=%s state=%d order=%d\n", k.Name, s.name(k.ID), k.State, k.Order)
+		}
+	case "version":
+		var n uint16
+		n, err = v.CommandVersion(uint32(a.num("group", 1)))
+		out = fmt.Sprintf("%d\n", n)
+	case "stores":
+		var t *metadata.StoreTable
+		t, err = v.Stores()
+		out = fmt.Sprintf("version %d\n", t.Version)
+		for _, r := range t.Stores {
+			out += fmt.Sprintf("%d %s %s %s\n", r.Replica, r.Role, s.name(r.ID), r.Place)
 		}
 	case "rows":
 		out = s.rows(uint32(a.num("group", 1)))
