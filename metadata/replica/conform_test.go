@@ -6,4 +6,7 @@ import (
 )
 
 // The consumer's interface, which this package must not know otherwise.
-var _ object.Metadata = (*replica.Local)(nil)
+var (
+	_ object.Metadata = (*replica.Local)(nil)
+	_ object.Metadata = (*replica.Replicated)(nil)
+)

@@ -288,6 +288,16 @@ func (c *core) Campaign(group uint32) {
 	c.guarded(group, func(m *member) { c.campaign(m) })
 }
 
+// onlyVoter reports whether this store is a group's only voter.
+func (c *core) onlyVoter(group uint32) bool {
+	v := voters(c.groups[group].conf)
+	return len(v) == 1 && v[0] == c.replica
+}
+
+// SetFull says whether the store's device has room for commands that add. One
+// that has none does not lead if another store can.
+func (c *core) SetFull(full bool) { c.full = full }
+
 // ReportUnreachable says that messages to another store are being lost.
 func (c *core) ReportUnreachable(to uint64) {
 	for g := range c.groups {

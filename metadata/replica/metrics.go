@@ -63,3 +63,17 @@ func (c *counters) overload() {
 	defer c.mu.Unlock()
 	c.m.Overloads++
 }
+
+func (c *counters) commands(n, rejections int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.Commands += uint64(n)
+	c.m.Rejections += uint64(rejections)
+	c.m.Batches.add(uint64(n))
+}
+
+func (c *counters) sync(took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.Sync.add(uint64(max(took, 0)))
+}

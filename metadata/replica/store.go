@@ -363,6 +363,12 @@ func (s *Store) guard(write func() error) error {
 	return nil
 }
 
+// Retire marks the store as one that must never be opened again, for a reason:
+// what a store does that was stopped by a [*ForgottenError].
+func (s *Store) Retire(reason string) error {
+	return s.guard(func() error { return s.log.Retire(reason) })
+}
+
 // Close flushes the state and closes the store. No other call may be in
 // flight. A store that has stopped writing cannot be closed: Close returns why,
 // and what hangs in it ends with the process.

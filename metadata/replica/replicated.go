@@ -1,0 +1,397 @@
+package replica
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
+	"github.com/ruche-storage/ruche/metadata/state"
+)
+
+// Replicated is the engine of several copies. All methods may be called
+// concurrently.
+type Replicated struct {
+	reader
+
+	opts    ReplicatedOptions
+	session uint64
+	limit   *snapshot.Limiter
+	counts  counters
+
+	stampMu sync.Mutex // guards stamps and opts.Rand
+	stamps  *stamper
+
+	runnersMu sync.Mutex // held while runners are added and removed
+	runners   atomic.Pointer[[]*runner]
+	groups    [groupCount]groupState
+	seq       atomic.Uint64
+	waiting   atomic.Int64 // commands
+
+	failure atomic.Pointer[error] // why too few stores are left
+
+	// life is held for reading by every call, and for writing by Close while
+	// it sets closed.
+	life   sync.RWMutex
+	closed bool
+}
+
+// ReplicatedOptions adjusts a replicated engine. The zero value is a working
+// configuration. Options holds for all stores; its OnFailure is called once,
+// when too few stores are left for a quorum.
+type ReplicatedOptions struct {
+	StoreOptions
+
+	// Tick is the unit of all timeouts between stores. Zero means 100 ms.
+	Tick time.Duration
+
+	// Patience is how long a call waits for a quorum before it fails with
+	// metadata.ErrUnavailable, or, if the command may have been taken,
+	// metadata.ErrUnknownOutcome. Zero means 5 s.
+	Patience time.Duration
+
+	// Retry is how long a call waits for an answer before it proposes the
+	// command again. It doubles every time. Zero means 1 s.
+	Retry time.Duration
+
+	// Transport connects the stores. Nil means one of this engine's own,
+	// within the process.
+	Transport Transport
+
+	// SnapshotBytesPerSecond bounds how fast snapshots are sent. Zero means
+	// 64 MiB, a negative value no bound.
+	SnapshotBytesPerSecond int64
+}
+
+func (o ReplicatedOptions) withDefaults() ReplicatedOptions {
+	o.StoreOptions = o.StoreOptions.withDefaults("")
+	o.Rand = &lockedReader{r: o.Rand} // all stores read it
+	if o.Tick == 0 {
+		o.Tick = 100 * time.Millisecond
+	}
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Second
+	}
+	if o.Retry == 0 {
+		o.Retry = time.Second
+	}
+	if o.Transport == nil {
+		o.Transport = NewInProcess()
+	}
+	if o.SnapshotBytesPerSecond == 0 {
+		o.SnapshotBytesPerSecond = 64 << 20
+	}
+	return o
+}
+
+// A Place is where a store lies. What is not nil or zero takes the place of
+// the engine's option.
+type Place struct {
+	Dir          string
+	FS           vfs.FS
+	DiskUsage    func() (vfs.DiskUsage, error)
+	ReserveBytes int64
+}
+
+// storeOptions returns the options of the store at a place.
+func (e *Replicated) storeOptions(p Place) StoreOptions {
+	o := e.opts.StoreOptions
+	o.OnFailure = nil // the engine is told otherwise
+	if p.FS != nil {
+		o.FS = p.FS
+	}
+	if p.DiskUsage != nil {
+		o.DiskUsage = p.DiskUsage
+	}
+	if p.ReserveBytes != 0 {
+		o.ReserveBytes = p.ReserveBytes
+	}
+	return o
+}
+
+// groupState is what the engine knows of one group.
+type groupState struct {
+	version atomic.Uint32 // of commands, as far as it was looked at
+
+	mu       sync.Mutex // guards what follows
+	leader   uint64     // replica id, 0 if none is known
+	term     uint64
+	calls    map[uint64]*call
+	readers  map[uint64]chan uint64
+	progress chan struct{} // closed when the group was applied further, nil if nobody waits
+}
+
+// OpenReplicated opens the stores at the given places, all of one cluster. A
+// store that does not open for a reason of its own is left out, as long as
+// one opens: Status names it. Errors wrap [ErrAbsurdClock] if the clock
+// contradicts the stores.
+func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	usage := o.DiskUsage
+	o = o.withDefaults()
+	o.DiskUsage = usage // each store asks about its own directory
+	e := &Replicated{
+		opts:  o,
+		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
+	}
+	e.reader = reader{from: e}
+	e.stamps = newStamper(o.Now, func(wall, expected time.Time) {
+		o.Logger.Warn("the clock has jumped; changes keep the time that passed until the next start",
+			"clock", wall, "expected", expected)
+	})
+	e.runners.Store(new([]*runner))
+	for g := range e.groups {
+		e.groups[g].calls = make(map[uint64]*call)
+		e.groups[g].readers = make(map[uint64]chan uint64)
+	}
+	var session [8]byte
+	if _, err := io.ReadFull(o.Rand, session[:]); err != nil {
+		return nil, fmt.Errorf("replica: session: %w", err)
+	}
+	e.session = binary.BigEndian.Uint64(session[:])
+	if err := e.openStores(places); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// openStores opens what can be opened, and lets it run.
+func (e *Replicated) openStores(places []Place) error {
+	var opened []*Store
+	var errs []error
+	for _, p := range places {
+		s, err := OpenStore(p.Dir, e.storeOptions(p))
+		if err != nil {
+			e.opts.Logger.Error("metadata store does not open", "store", p.Dir, "err", err)
+			errs = append(errs, err)
+			continue
+		}
+		opened = append(opened, s)
+	}
+	err := errors.Join(errs...)
+	if len(opened) > 0 {
+		err = e.checkStores(opened)
+	}
+	if err != nil || len(opened) == 0 {
+		for _, s := range opened {
+			err = errors.Join(err, s.Close())
+		}
+		return err
+	}
+	for _, s := range opened {
+		e.add(newRunner(s, e))
+	}
+	e.spread()
+	return nil
+}
+
+// checkStores finds stores that do not belong together, and an absurd clock.
+func (e *Replicated) checkStores(stores []*Store) error {
+	var newest uint64
+	for i, s := range stores {
+		if s.Identity().Cluster != stores[0].Identity().Cluster {
+			return fmt.Errorf("replica: stores %s and %s are of different clusters", stores[0].Dir(), s.Dir())
+		}
+		for _, other := range stores[:i] {
+			if s.Identity().Replica == other.Identity().Replica {
+				return fmt.Errorf("replica: stores %s and %s are copies of one store: remove one", other.Dir(), s.Dir())
+			}
+		}
+		for g := range uint32(groupCount) {
+			h, err := state.NewView(s.db).Head(g)
+			if err != nil {
+				return err
+			}
+			newest = max(newest, h.Order)
+		}
+	}
+	err := checkClock(e.opts.Now(), newest)
+	if err != nil && e.opts.AcceptClock {
+		e.opts.Logger.Warn("clock accepted", "err", err)
+		return nil
+	}
+	return err
+}
+
+// add lets a store run.
+func (e *Replicated) add(r *runner) {
+	e.runnersMu.Lock()
+	defer e.runnersMu.Unlock()
+	all := append(slices.Clone(*e.runners.Load()), r)
+	e.runners.Store(&all)
+	r.start()
+}
+
+// spread lets every store ask for the leadership of its share of the groups,
+// instead of waiting until a leader that nobody has is missed.
+func (e *Replicated) spread() {
+	runners := *e.runners.Load()
+	for i, r := range runners {
+		r.mail.call(func(s *Store) {
+			for g := uint32(0); s != nil && g < groupCount; g++ {
+				if int(g)%len(runners) == i || s.onlyVoter(g) {
+					s.Campaign(g)
+				}
+			}
+		})
+	}
+}
+
+// Close waits for calls, flushes the stores and closes them. Calls after Close
+// fail with metadata.ErrUnavailable.
+func (e *Replicated) Close() error {
+	e.life.Lock()
+	again := e.closed
+	e.closed = true
+	e.life.Unlock()
+	if again {
+		return nil
+	}
+	e.runnersMu.Lock()
+	defer e.runnersMu.Unlock()
+	var errs []error
+	for _, r := range *e.runners.Load() {
+		err := r.end()
+		if r.store.Failed() == nil {
+			errs = append(errs, err) // others were told of before
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// usable is called with life held.
+func (e *Replicated) usable() error {
+	if e.closed {
+		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	}
+	return nil
+}
+
+// lost is told that a store has stopped.
+func (e *Replicated) lost(r *runner, err error) {
+	e.opts.Logger.Error("metadata store has stopped", "store", r.store.Dir(), "replica", r.id(), "err", err)
+	left, all := 0, 0
+	for _, o := range *e.runners.Load() {
+		all = max(all, int(o.rootVoters.Load()))
+		if o.voter.Load() && o.failed() == nil && o != r {
+			left++
+		}
+	}
+	if left < all/2+1 && e.failure.CompareAndSwap(nil, &err) {
+		e.opts.OnFailure(err)
+	}
+	for g := range e.groups {
+		e.groups[g].forget(r.id())
+	}
+}
+
+// forget notes that a store leads no more.
+func (g *groupState) forget(id uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.leader == id {
+		g.leader = 0
+	}
+	g.nudge()
+}
+
+// leads is told by a store whom it takes for a group's leader.
+func (e *Replicated) leads(l LeaderChange) {
+	g := &e.groups[l.Group]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.Term < g.term || l.Leader == 0 {
+		return
+	}
+	if g.leader == l.Leader && g.term == l.Term {
+		return
+	}
+	g.leader, g.term = l.Leader, l.Term
+	g.nudge()
+}
+
+// nudge lets all who wait for a command look again. It is called with mu held.
+func (g *groupState) nudge() {
+	for _, c := range g.calls {
+		c.nudge()
+	}
+	g.moved()
+}
+
+// moved wakes readers. It is called with mu held.
+func (g *groupState) moved() {
+	if g.progress != nil {
+		close(g.progress)
+		g.progress = nil
+	}
+}
+
+// pick returns the store that is best asked about a group, nil if none runs.
+func (e *Replicated) pick(group uint32) *runner {
+	g := &e.groups[group]
+	g.mu.Lock()
+	leader := g.leader
+	g.mu.Unlock()
+	var best *runner
+	for _, r := range *e.runners.Load() {
+		if r.failed() != nil {
+			continue
+		}
+		if r.id() == leader {
+			return r
+		}
+		if best == nil || !best.voter.Load() {
+			best = r
+		}
+	}
+	return best
+}
+
+// admit refuses commands that add while a quorum has no room for them.
+func (e *Replicated) admit(kind metadata.Kind) error {
+	if !adds(kind) {
+		return nil
+	}
+	full, voters := 0, 0
+	for _, r := range *e.runners.Load() {
+		voters = max(voters, int(r.rootVoters.Load()))
+		if r.voter.Load() && r.full.Load() {
+			full++
+		}
+	}
+	if full > 0 && voters-full < voters/2+1 {
+		return metadata.ErrMetadataFull
+	}
+	return nil
+}
+
+// stamp returns the time and, unless there is one, a request id.
+func (e *Replicated) stamp(id metadata.RequestID) (uint64, metadata.RequestID, error) {
+	e.stampMu.Lock()
+	defer e.stampMu.Unlock()
+	if id == (metadata.RequestID{}) {
+		if _, err := io.ReadFull(e.opts.Rand, id[:]); err != nil {
+			return 0, id, fmt.Errorf("replica: request id: %w", err)
+		}
+	}
+	return e.stamps.stamp(), id, nil
+}
+
+// patience returns a context that ends when a call has waited long enough.
+func (e *Replicated) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, e.opts.Patience, errNoQuorum)
+}
+
+// errNoQuorum is the reason of calls that found no quorum in time.
+var errNoQuorum = errors.New("no quorum of metadata stores answers")

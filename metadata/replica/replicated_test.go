@@ -1,0 +1,91 @@
+package replica_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
+)
+
+// places makes n stores, each on a file system of its own.
+func places(t testing.TB, n int) []replica.Place {
+	t.Helper()
+	var ids []uint64
+	for i := range n {
+		ids = append(ids, uint64(i+1))
+	}
+	var ps []replica.Place
+	for _, id := range ids {
+		p := replica.Place{Dir: "meta", FS: vfs.NewCrashableMem()}
+		if err := replica.CreateStore(p.Dir, identity(id), ids, storeOptions(p.FS, id)); err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+func engineOptions() replica.ReplicatedOptions {
+	o := replica.ReplicatedOptions{Tick: 10 * time.Millisecond, StoreOptions: storeOptions(nil, 99)}
+	o.FS = nil
+	return o
+}
+
+func openReplicated(t testing.TB, ps []replica.Place, o replica.ReplicatedOptions) *replica.Replicated {
+	t.Helper()
+	e, err := replica.OpenReplicated(ps, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return e
+}
+
+func prepareReplicated(t testing.TB, e *replica.Replicated) {
+	t.Helper()
+	for _, c := range preparing() {
+		if _, err := e.Commit(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestReplicatedPutIsReadBack(t *testing.T) {
+	t.Parallel()
+	ps := places(t, 3)
+	e := openReplicated(t, ps, engineOptions())
+	prepareReplicated(t, e)
+	const writers, each = 8, 20
+	var g sync.WaitGroup
+	for w := range writers {
+		g.Go(func() {
+			for i := range each {
+				key := fmt.Sprintf("k%d-%d", w, i)
+				if _, err := e.Commit(context.Background(), put(request(w, i), key, "v")); err != nil {
+					t.Error(err)
+				}
+				if o, err := e.Open(context.Background(), testBucket, key, ""); err != nil || string(o.Inline) != "v" {
+					t.Errorf("Open %s = %v, %v", key, o, err)
+				}
+			}
+		})
+	}
+	g.Wait()
+	u, err := e.Usage(t.Context(), testBucket)
+	if err != nil || u.Objects != writers*each {
+		t.Errorf("Usage = %+v, %v; want %d objects", u, err, writers*each)
+	}
+	if _, err := e.Settings(t.Context(), metadata.BucketRef{Group: 5}); err == nil {
+		t.Error("Settings of no bucket: no error")
+	}
+}

@@ -1,0 +1,310 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata"
+)
+
+// Times in ticks.
+const (
+	trimTicks  = 50 // between cuts of the log
+	spaceTicks = 3  // between looks at the free space
+)
+
+// runner drives one store: a goroutine that decides, one that writes the log,
+// one that applies, and one that looks at the free space.
+type runner struct {
+	store     *Store
+	transport Transport
+	engine    *Replicated
+	tick      time.Duration
+	mail      *mailbox
+
+	appends chan *AppendWork // at most one is under way
+	applies chan applyJob    // at most one work and one trim
+	ended   chan struct{}    // closed when the deciding goroutine has ended
+	stop    chan struct{}    // closed to end it
+	done    sync.WaitGroup   // all goroutines but those that send snapshots
+
+	snapshots  context.Context // ends with the runner
+	endSends   context.CancelFunc
+	sends      sync.WaitGroup // goroutines that send snapshots
+	sending    chan struct{}  // a place for each of them
+	trimming   atomic.Bool
+	receiving  receptions
+	full       atomic.Bool // no room for commands that add
+	reason     atomic.Pointer[error]
+	voter      atomic.Bool // of the root group
+	rootVoters atomic.Int32
+}
+
+// applyJob is what the applying goroutine does: one of both.
+type applyJob struct {
+	work *ApplyWork
+	trim *[groupCount]uint64
+}
+
+// maxSends is how many snapshots one store sends at the same time.
+const maxSends = 2
+
+func newRunner(s *Store, e *Replicated) *runner {
+	r := &runner{
+		store: s, transport: e.opts.Transport, engine: e, tick: e.opts.Tick,
+		mail:    newMailbox(e.opts.QueueLength),
+		appends: make(chan *AppendWork, 1), applies: make(chan applyJob, 2),
+		ended: make(chan struct{}), stop: make(chan struct{}), sending: make(chan struct{}, maxSends),
+	}
+	r.snapshots, r.endSends = context.WithCancel(context.Background())
+	r.look()
+	return r
+}
+
+func (r *runner) id() uint64 { return r.store.Identity().Replica }
+
+// start lets the store run.
+func (r *runner) start() {
+	r.observe()
+	r.transport.Register(r.id(), r)
+	r.done.Go(r.decide)
+	r.done.Go(r.write)
+	r.done.Go(r.change)
+	r.done.Go(r.watchSpace)
+}
+
+// end stops the store and closes it.
+func (r *runner) end() error {
+	select {
+	case <-r.stop:
+	default:
+		close(r.stop)
+	}
+	<-r.ended
+	r.endSends()
+	r.sends.Wait()
+	r.done.Wait()
+	return r.store.Close()
+}
+
+// failed returns why the store does not run any more, nil if it does.
+func (r *runner) failed() error {
+	if p := r.reason.Load(); p != nil {
+		return fmt.Errorf("%w: %w", metadata.ErrUnavailable, *p)
+	}
+	return r.store.Failed()
+}
+
+// decide is the goroutine that drives the core.
+func (r *runner) decide() {
+	defer close(r.ended)
+	defer close(r.appends)
+	defer close(r.applies)
+	defer r.leave()
+	ticker := time.NewTicker(r.tick)
+	defer ticker.Stop()
+	for n := uint64(1); ; {
+		select {
+		case <-r.stop:
+			return
+		case <-r.store.Fenced():
+			r.store.Fail(r.store.Failed())
+		case <-ticker.C:
+			r.store.SetFull(r.full.Load())
+			r.store.Tick()
+			r.observe()
+			r.trim(n)
+			n++
+		case <-r.mail.wake:
+			r.open(r.mail.take())
+		}
+		rd := r.store.Ready()
+		r.carryOut(&rd)
+		if rd.Stopped != nil {
+			if _, forgotten := errors.AsType[*ForgottenError](rd.Stopped); forgotten {
+				if err := r.store.Retire(rd.Stopped.Error()); err != nil {
+					r.engine.opts.Logger.Error("store is not marked as retired", "store", r.store.Dir(), "err", err)
+				}
+			}
+			r.reason.CompareAndSwap(nil, &rd.Stopped)
+			r.engine.lost(r, rd.Stopped)
+			return
+		}
+	}
+}
+
+// leave says good-bye to all who wait for the store.
+func (r *runner) leave() {
+	r.transport.Unregister(r.id())
+	left := r.mail.close()
+	why := fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	r.reason.CompareAndSwap(nil, &why)
+	for _, a := range left.proposals {
+		a.refuse(ErrNoLeader)
+	}
+	for _, f := range left.calls {
+		f(nil)
+	}
+}
+
+// open carries out what the mail asks for.
+func (r *runner) open(m mail) {
+	s := r.store
+	if m.appended != nil {
+		s.Appended(m.appended)
+	}
+	if m.applied != nil {
+		s.Applied(m.applied)
+	}
+	for _, msg := range m.messages {
+		s.Step(msg)
+	}
+	for _, p := range m.reports {
+		s.ReportSnapshot(p.Group, p.To, p.ok)
+	}
+	for _, id := range m.unreachable {
+		s.ReportUnreachable(id)
+	}
+	for _, a := range m.proposals {
+		if err := s.Propose(a.group, a.data); err != nil {
+			a.refuse(err)
+		}
+	}
+	for _, q := range m.questions {
+		if err := s.ReadIndex(q.group, q.number); err != nil {
+			return // whoever asked asks again
+		}
+	}
+	for _, f := range m.calls {
+		f(s)
+	}
+}
+
+// carryOut hands out what the core wants done.
+func (r *runner) carryOut(rd *Ready) {
+	if len(rd.Messages) > 0 {
+		r.transport.Send(rd.Messages)
+	}
+	if rd.Append != nil {
+		r.appends <- rd.Append
+	}
+	if rd.Apply != nil {
+		r.applies <- applyJob{work: rd.Apply}
+	}
+	for _, q := range rd.Snapshots {
+		r.send(q)
+	}
+	for _, res := range rd.Reads {
+		r.engine.answered(res)
+	}
+	for _, l := range rd.Leaders {
+		r.engine.leads(l)
+	}
+}
+
+// write is the goroutine that writes the log.
+func (r *runner) write() {
+	for w := range r.appends {
+		began := r.engine.opts.Now()
+		if err := r.store.Append(w); err != nil {
+			return // fenced; there is no more than one under way
+		}
+		r.engine.counts.sync(r.engine.opts.Now().Sub(began))
+		r.mail.put(func(m *mail) bool {
+			m.appended = w
+			return true
+		})
+	}
+}
+
+// change is the goroutine that changes the state.
+func (r *runner) change() {
+	for j := range r.applies {
+		if j.trim != nil {
+			if err := r.store.Trim(*j.trim); err != nil {
+				r.engine.opts.Logger.Warn("command log is not cut", "store", r.store.Dir(), "err", err)
+			}
+			r.trimming.Store(false)
+			continue
+		}
+		if err := r.store.Apply(j.work); err != nil {
+			continue // fenced
+		}
+		r.engine.applied(r, j.work)
+		r.mail.put(func(m *mail) bool {
+			m.applied = j.work
+			return true
+		})
+	}
+}
+
+// trim lets the log be cut now and then.
+func (r *runner) trim(n uint64) {
+	if n%trimTicks != 0 || !r.trimming.CompareAndSwap(false, true) {
+		return
+	}
+	floors := r.store.Floors()
+	r.applies <- applyJob{trim: &floors}
+}
+
+// watchSpace is the goroutine that looks at the free space, which may take as
+// long as the device likes.
+func (r *runner) watchSpace() {
+	ticker := time.NewTicker(spaceTicks * r.tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-r.ended:
+			return
+		case <-ticker.C:
+			r.look()
+		}
+	}
+}
+
+// look asks whether there is room for commands that add.
+func (r *runner) look() {
+	err := r.store.space.admit(metadata.KindCommitVersion, r.engine.opts.Now())
+	r.full.Store(errors.Is(err, metadata.ErrMetadataFull))
+}
+
+// observe notes what others want to know of the core.
+func (r *runner) observe() {
+	conf := r.store.groups[metadata.RootGroup].conf
+	r.voter.Store(r.store.groups[metadata.RootGroup].votes(r.id()))
+	r.rootVoters.Store(int32(len(conf.GetVoters())))
+}
+
+// Receive implements [Receiver].
+func (r *runner) Receive(messages []Message) int { return r.mail.receive(messages) }
+
+// Unreachable implements [Receiver].
+func (r *runner) Unreachable(replica uint64) { r.mail.unreachable(replica) }
+
+// do runs f with the store in the goroutine that decides, and waits for it.
+func (r *runner) do(ctx context.Context, f func(*Store) error) error {
+	done := make(chan error, 1)
+	ok := r.mail.call(func(s *Store) {
+		if s == nil {
+			done <- r.failed()
+			return
+		}
+		done <- f(s)
+	})
+	if !ok {
+		if err := r.failed(); err != nil {
+			return err
+		}
+		return metadata.ErrOverloaded
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("replica: %w", context.Cause(ctx))
+	}
+}

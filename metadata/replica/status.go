@@ -1,0 +1,235 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/ruche-storage/ruche/metadata"
+)
+
+// GroupStatus is what one store knows of a group.
+type GroupStatus struct {
+	Group   uint32
+	Leader  uint64 // replica id, 0 if none is known
+	Term    uint64
+	Commit  uint64
+	Applied uint64
+	Last    uint64 // position of the store's log
+	Quiet   bool   // idle, and led by this store
+	Damaged bool   // its state is not served and has to be replaced
+
+	Voters, Learners []uint64
+	Joint            bool // between two configurations
+	Members          []MemberStatus
+}
+
+// MemberStatus is what the leader of a group knows of a member. Other stores
+// know nothing.
+type MemberStatus struct {
+	Replica  uint64
+	Match    uint64 // up to where it has the log
+	Snapshot bool   // it is being sent one
+	Active   bool   // it has answered lately
+}
+
+// StoreStatus is the state of a store.
+type StoreStatus struct {
+	Replica uint64
+	Dir     string
+	Err     error // why it has stopped, nil if it runs
+	Slow    bool
+	Full    bool
+	Version uint16        // highest version of commands that it knows
+	Groups  []GroupStatus // nil if it has stopped
+	Peers   []PeerStatus
+}
+
+// PeerStatus is what a store knows of another one.
+type PeerStatus struct {
+	Replica uint64
+	Alive   bool
+	Failed  bool
+	Slow    bool
+	Full    bool
+	Version uint16 // 0 if it was never heard
+}
+
+// Status returns what the core knows.
+func (s *Store) Status() StoreStatus {
+	st := StoreStatus{Replica: s.replica, Dir: s.dir, Err: s.stopped, Slow: s.slow, Full: s.full, Version: s.version}
+	if s.stopped != nil {
+		return st
+	}
+	for _, m := range s.groups {
+		st.Groups = append(st.Groups, m.status())
+	}
+	for id, p := range s.peers {
+		ps := PeerStatus{Replica: id, Alive: s.alive(id), Failed: p.failed}
+		if p.beat != nil {
+			ps.Slow, ps.Full, ps.Version = p.beat.Slow, p.beat.Full, p.beat.Version
+		}
+		st.Peers = append(st.Peers, ps)
+	}
+	slices.SortFunc(st.Peers, func(a, b PeerStatus) int { return int(int64(a.Replica - b.Replica)) })
+	return st
+}
+
+func (m *member) status() GroupStatus {
+	g := GroupStatus{
+		Group: m.id, Leader: m.lead, Term: m.term, Commit: m.commit, Applied: m.applied, Last: m.last,
+		Quiet: m.quiet, Damaged: m.damaged,
+		Voters: slices.Clone(m.conf.GetVoters()), Learners: slices.Clone(m.conf.GetLearners()),
+		Joint: len(m.conf.GetVotersOutgoing()) > 0,
+	}
+	if m.role == raft.StateLeader {
+		m.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+			g.Members = append(g.Members, MemberStatus{
+				Replica: id, Match: p.Match, Snapshot: p.State == tracker.StateSnapshot, Active: p.RecentActive,
+			})
+		})
+	}
+	return g
+}
+
+// Status returns the state of all stores of this process, in order of replica
+// id.
+func (e *Replicated) Status(ctx context.Context) []StoreStatus {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	var all []StoreStatus
+	for _, r := range *e.runners.Load() {
+		st := StoreStatus{Replica: r.id(), Dir: r.store.Dir(), Err: r.failed(), Full: r.full.Load()}
+		if st.Err == nil {
+			st.Err = r.do(ctx, func(s *Store) error {
+				st = s.Status()
+				return nil
+			})
+		}
+		all = append(all, st)
+	}
+	slices.SortFunc(all, func(a, b StoreStatus) int { return int(int64(a.Replica - b.Replica)) })
+	return all
+}
+
+// Leader returns the replica id of a group's leader as far as the engine knows
+// it, 0 if there is none.
+func (e *Replicated) Leader(group uint32) uint64 {
+	if int(group) >= len(e.groups) {
+		return 0
+	}
+	g := &e.groups[group]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.leader
+}
+
+// TransferLeader asks the leader of a group to hand leadership over to a
+// voter. It does not wait for that.
+func (e *Replicated) TransferLeader(ctx context.Context, group uint32, to uint64) error {
+	return e.onLeader(ctx, group, func(s *Store) error {
+		s.TransferLeader(group, to)
+		return nil
+	})
+}
+
+// ProposeConfChange proposes to change the members of a group, to its leader.
+// Nil says that it was proposed, not that it will be made: see
+// [Store.ProposeConfChange]. It is [ErrNoLeader] if no store of this process
+// leads the group.
+func (e *Replicated) ProposeConfChange(ctx context.Context, group uint32, change *pb.ConfChangeV2) error {
+	return e.onLeader(ctx, group, func(s *Store) error { return s.ProposeConfChange(group, change) })
+}
+
+// onLeader runs f in the goroutine that decides for the store that leads a
+// group.
+func (e *Replicated) onLeader(ctx context.Context, group uint32, f func(*Store) error) error {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if err := e.usable(); err != nil {
+		return err
+	}
+	id := e.Leader(group)
+	for _, r := range *e.runners.Load() {
+		if r.id() == id && r.failed() == nil {
+			return r.do(ctx, f)
+		}
+	}
+	return ErrNoLeader
+}
+
+// AddStore opens one more store of the cluster, which may be blank, and lets
+// it run. It is a member of no group until the configurations are changed.
+func (e *Replicated) AddStore(p Place) (replica uint64, err error) {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if err := e.usable(); err != nil {
+		return 0, err
+	}
+	s, err := OpenStore(p.Dir, e.storeOptions(p))
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range *e.runners.Load() {
+		switch {
+		case r.store.Identity().Cluster != s.Identity().Cluster:
+			err = errors.New("replica: " + p.Dir + " is a store of another cluster")
+		case r.id() == s.Identity().Replica && r.failed() == nil:
+			err = errors.New("replica: " + p.Dir + " is a copy of a store that runs")
+		}
+	}
+	if err != nil {
+		return 0, errors.Join(err, s.Close())
+	}
+	e.add(newRunner(s, e))
+	return s.Identity().Replica, nil
+}
+
+// RemoveStore stops a store of this process and closes it. Whether it is a
+// member of a group is not looked at.
+func (e *Replicated) RemoveStore(replica uint64) error {
+	e.runnersMu.Lock()
+	defer e.runnersMu.Unlock()
+	old := *e.runners.Load()
+	i := slices.IndexFunc(old, func(r *runner) bool { return r.id() == replica })
+	if i < 0 {
+		return nil
+	}
+	left := slices.Delete(slices.Clone(old), i, i+1)
+	e.runners.Store(&left)
+	for g := range e.groups {
+		e.groups[g].forget(replica)
+	}
+	return old[i].end()
+}
+
+// Metrics returns what the engine has counted. Disk is that of the first
+// store that runs, Pebble its state.
+func (e *Replicated) Metrics() Metrics {
+	e.counts.mu.Lock()
+	m := e.counts.m
+	e.counts.mu.Unlock()
+	m.Queue, m.QueueLimit = int(e.waiting.Load()), e.opts.QueueLength
+	m.Full = e.admit(metadata.KindCommitVersion) != nil
+	m.Failed = e.failure.Load() != nil
+	e.stampMu.Lock()
+	m.ClockJumps = e.stamps.jumps
+	e.stampMu.Unlock()
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if e.closed {
+		return m
+	}
+	for _, r := range *e.runners.Load() {
+		if r.failed() == nil {
+			m.Disk, _ = r.store.space.state()
+			m.Pebble = r.store.db.Metrics()
+			break
+		}
+	}
+	return m
+}

@@ -1,0 +1,146 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/state"
+)
+
+// view runs a read of a group. It asks the group's leader, which asks a quorum
+// whether it still leads, up to where the group was committed when the read
+// began, and reads from a store that has applied as much.
+func (e *Replicated) view(ctx context.Context, group uint32, read func(state.View) error) error {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if err := e.usable(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("replica: %w", context.Cause(ctx))
+	}
+	if group > metadata.DataGroups {
+		return fmt.Errorf("replica: group %d: %w", group, metadata.ErrUnavailable)
+	}
+	limited, cancel := e.patience(ctx)
+	defer cancel()
+	index, err := e.readIndex(limited, group)
+	if err != nil {
+		return e.late(ctx, err)
+	}
+	r, v, err := e.viewAt(limited, group, index)
+	if err != nil {
+		return e.late(ctx, err)
+	}
+	defer r.store.views.release(v)
+	return read(state.NewView(v.snap))
+}
+
+// late returns the error of a read that was not answered.
+func (e *Replicated) late(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("replica: %w", context.Cause(ctx))
+	}
+	return fmt.Errorf("%w: %w", metadata.ErrUnavailable, err)
+}
+
+// readIndex returns up to where a store must have applied a group to show all
+// that was committed before the call.
+func (e *Replicated) readIndex(ctx context.Context, group uint32) (uint64, error) {
+	g := &e.groups[group]
+	number, answer := e.seq.Add(1), make(chan uint64, 1)
+	g.mu.Lock()
+	g.readers[number] = answer
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		delete(g.readers, number)
+		g.mu.Unlock()
+	}()
+	var asked *runner
+	var timer *time.Timer
+	for {
+		if r := e.pick(group); r != nil && r != asked {
+			r.mail.ask(question{group: group, number: number})
+			asked = r
+		}
+		if timer == nil {
+			// Most are answered long before.
+			timer = time.NewTimer(e.opts.Tick)
+			defer timer.Stop()
+		} else {
+			timer.Reset(e.opts.Tick)
+		}
+		select {
+		case index := <-answer:
+			return index, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}
+
+// answered is told by a store up to where readers must wait.
+func (e *Replicated) answered(res ReadResult) {
+	g := &e.groups[res.Group]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, number := range res.Asked {
+		if answer := g.readers[number]; answer != nil {
+			select {
+			case answer <- res.Index:
+			default: // two stores were asked
+			}
+		}
+	}
+}
+
+// viewAt returns the view of a store that has applied a group up to index, to
+// be released.
+func (e *Replicated) viewAt(ctx context.Context, group uint32, index uint64) (*runner, *view, error) {
+	g := &e.groups[group]
+	for wait := false; ; wait = true {
+		g.mu.Lock()
+		leader := g.leader
+		if wait && g.progress == nil {
+			g.progress = make(chan struct{})
+		}
+		progress := g.progress
+		g.mu.Unlock()
+		if r, v := e.findView(group, index, leader); r != nil {
+			return r, v, nil
+		}
+		if !wait {
+			continue
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// findView looks for a view that is new enough, of the leader first.
+func (e *Replicated) findView(group uint32, index, leader uint64) (*runner, *view) {
+	runners := *e.runners.Load()
+	for _, ofLeader := range []bool{true, false} {
+		for _, r := range runners {
+			if (r.id() == leader) != ofLeader || r.failed() != nil {
+				continue
+			}
+			v := r.store.views.acquire()
+			if v == nil {
+				continue
+			}
+			if v.applied[group] >= index && !v.damaged[group] {
+				return r, v
+			}
+			r.store.views.release(v)
+		}
+	}
+	return nil, nil
+}
