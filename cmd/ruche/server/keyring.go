@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -231,6 +232,16 @@ func (k *keyKeeper) spreadTo(ring *keyring.Keyring, d keyringDrive, name string)
 // WrapAccount implements object.Keys.
 func (k *keyKeeper) WrapAccount(_ context.Context, account metadata.AccountID, key metadata.KeyID, plain seal.Key) (metadata.KeyID, []byte, error) {
 	return k.current().WrapAccount(account, key, keyring.Key(plain))
+}
+
+// SealBytes seals the tables of the root group.
+func (k *keyKeeper) SealBytes(random io.Reader, additional, plain []byte) (metadata.KeyID, []byte, error) {
+	return k.current().SealBytes(random, additional, plain)
+}
+
+// OpenBytes is the reverse.
+func (k *keyKeeper) OpenBytes(by metadata.KeyID, additional, sealed []byte) ([]byte, error) {
+	return k.current().OpenBytes(by, additional, sealed)
 }
 
 // UnwrapAccount implements object.Keys.

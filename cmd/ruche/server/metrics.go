@@ -16,6 +16,7 @@ func (c *control) gather() []admin.Family {
 	out := c.driveFamilies()
 	out = append(out, c.engineFamilies()...)
 	out = append(out, c.backgroundFamilies()...)
+	out = append(out, c.manifestFamilies()...)
 	out = append(out, c.metadataFamilies()...)
 	out = append(out, c.copyFamilies()...)
 	return append(out, c.safetyFamilies()...)
@@ -131,6 +132,26 @@ func (c *control) backgroundFamilies() []admin.Family {
 		one("collect_trash_waiting", "Deletions that wait for readers or their time.", g, float64(collect.TrashWaits)),
 		one("collect_orphans_total", "Shards freed to which nothing referred.", n, float64(collect.Orphans)),
 		one("collect_quarantined", "Shards to which nothing refers, that wait.", g, float64(collect.Quarantined)),
+	}
+}
+
+// manifestFamilies tell of what drives hold to bring the metadata back.
+func (c *control) manifestFamilies() []admin.Family {
+	m := c.p.eng.ManifestState()
+	g, n := admin.Gauge, admin.Counter
+	return []admin.Family{
+		one("manifest_lag_seconds", "Age of the oldest change that is not in a durable manifest.", g, m.Lag.Seconds()),
+		one("manifest_filling", "Drives being filled with manifests, counted once a group.", g, float64(m.Filling)),
+		one("manifest_short_groups", "Groups with fewer manifest drives than they should have.", g, float64(m.Short)),
+		one("manifest_versions_total", "Manifests of versions written.", n, float64(m.Versions)),
+		one("manifest_deletions_total", "Manifests of deletions written.", n, float64(m.Tombstones)),
+		one("manifest_skipped_total", "Objects whose manifest could not be made; an alarm.", n, float64(m.Skipped)),
+		one("manifest_records_total", "Records of manifests written, each counted once a drive.", n, float64(m.Records)),
+		one("manifest_bytes_total", "Bytes of these.", n, float64(m.Bytes)),
+		one("manifest_failures_total", "Records of manifests that a drive did not take.", n, float64(m.Failures)),
+		one("manifest_drives_replaced_total", "Manifest drives given up, counted once a group.", n, float64(m.Replaced)),
+		one("manifest_freed_total", "Records of manifests freed.", n, float64(m.Freed)),
+		one("manifest_unopened_total", "Records of manifests that did not open.", n, float64(m.Unopened)),
 	}
 }
 

@@ -417,7 +417,7 @@ func (p *process) openEngine(ctx context.Context) error {
 		loss = object.DriveLossDegrade
 	}
 	eng, err := object.New(object.Options{
-		Metadata: p.meta, Shards: shards{p.node}, Drives: p.conditions, Keys: p.ring,
+		Metadata: p.meta, Shards: shards{p.node}, Drives: p.conditions, Keys: p.ring, RootKeys: p.ring,
 		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: p.highestEpoch(),
 		InlineBytes: int(orNone(int64(p.c.InlineBytes))), StripeBudgetBytes: int64(p.c.StripeBudget), ReadBudgetBytes: int64(p.c.StripeBudget),
 		OnDriveLoss: loss, TrashGrace: orNoneTime(p.c.TrashGrace), Background: &object.BackgroundOptions{
