@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica/commandlog"
 	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
 	"github.com/ruche-storage/ruche/metadata/state"
 )
@@ -34,8 +35,11 @@ type Replicated struct {
 	runnersMu sync.Mutex // held while runners are added and removed
 	runners   atomic.Pointer[[]*runner]
 	groups    [groupCount]groupState
+	unopened  []StoreStatus // of the start
 	seq       atomic.Uint64
 	waiting   atomic.Int64 // commands
+
+	refused map[string]error // stores that did not open, by directory; fixed at the start
 
 	failure atomic.Pointer[error] // why too few stores are left
 
@@ -100,6 +104,7 @@ type Place struct {
 	FS           vfs.FS
 	DiskUsage    func() (vfs.DiskUsage, error)
 	ReserveBytes int64
+	Want         commandlog.Identity
 }
 
 // storeOptions returns the options of the store at a place.
@@ -115,6 +120,7 @@ func (e *Replicated) storeOptions(p Place) StoreOptions {
 	if p.ReserveBytes != 0 {
 		o.ReserveBytes = p.ReserveBytes
 	}
+	o.Want = p.Want
 	return o
 }
 
@@ -132,7 +138,7 @@ type groupState struct {
 
 // OpenReplicated opens the stores at the given places, all of one cluster. A
 // store that does not open for a reason of its own is left out, as long as
-// one opens: Status names it. Errors wrap [ErrAbsurdClock] if the clock
+// one opens: Refused names it. Errors wrap [ErrAbsurdClock] if the clock
 // contradicts the stores.
 func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	if err := o.Validate(); err != nil {
@@ -142,8 +148,9 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o = o.withDefaults()
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
-		opts:  o,
-		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
+		refused: make(map[string]error),
+		opts:    o,
+		limit:   snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
 	e.reader = reader{from: e}
 	e.stamps = newStamper(o.Now, func(wall, expected time.Time) {
@@ -175,6 +182,7 @@ func (e *Replicated) openStores(places []Place) error {
 		if err != nil {
 			e.opts.Logger.Error("metadata store does not open", "store", p.Dir, "err", err)
 			errs = append(errs, err)
+			e.refused[p.Dir] = err
 			continue
 		}
 		opened = append(opened, s)
@@ -274,6 +282,9 @@ func (e *Replicated) Close() error {
 func (e *Replicated) usable() error {
 	if e.closed {
 		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	}
+	if p := e.failure.Load(); p != nil {
+		return fmt.Errorf("%w: too few stores are left: %w", metadata.ErrUnavailable, *p)
 	}
 	return nil
 }

@@ -38,7 +38,9 @@ type runner struct {
 	sending    chan struct{}  // a place for each of them
 	trimming   atomic.Bool
 	receiving  receptions
-	full       atomic.Bool // no room for commands that add
+	full       atomic.Bool  // no room for commands that add
+	syncing    atomic.Int64 // nanoseconds that a write of the log takes, on average of the newest
+	used       atomic.Int64 // bytes of the store's files
 	reason     atomic.Pointer[error]
 	voter      atomic.Bool // of the root group
 	rootVoters atomic.Int32
@@ -213,7 +215,9 @@ func (r *runner) write() {
 		if err := r.store.Append(w); err != nil {
 			return // fenced; there is no more than one under way
 		}
-		r.engine.counts.sync(r.engine.opts.Now().Sub(began))
+		took := r.engine.opts.Now().Sub(began)
+		r.engine.counts.sync(took)
+		r.syncing.Store((7*r.syncing.Load() + int64(took)) / 8)
 		r.mail.put(func(m *mail) bool {
 			m.appended = w
 			return true
@@ -262,6 +266,9 @@ func (r *runner) watchSpace() {
 			return
 		case <-ticker.C:
 			r.look()
+			if r.failed() == nil {
+				r.used.Store(r.store.usedBytes())
+			}
 		}
 	}
 }

@@ -3,8 +3,11 @@ package replica
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
@@ -46,7 +49,13 @@ type StoreStatus struct {
 	Full    bool
 	Version uint16        // highest version of commands that it knows
 	Groups  []GroupStatus // nil if it has stopped
-	Peers   []PeerStatus
+	// Sync is how long the newest writes of the log took until they were
+	// durable, on average; Disk the space of the file system, and UsedBytes
+	// that of the store, when they were last looked at.
+	Sync      time.Duration
+	Disk      vfs.DiskUsage
+	UsedBytes int64
+	Peers     []PeerStatus
 }
 
 // PeerStatus is what a store knows of another one.
@@ -79,6 +88,11 @@ func (s *Store) Status() StoreStatus {
 	return st
 }
 
+// usedBytes is the space of the files of state and log.
+func (s *Store) usedBytes() int64 {
+	return int64(s.db.Metrics().DiskSpaceUsage() + s.log.Metrics().Pebble.DiskSpaceUsage())
+}
+
 func (m *member) status() GroupStatus {
 	g := GroupStatus{
 		Group: m.id, Leader: m.lead, Term: m.term, Commit: m.commit, Applied: m.applied, Last: m.last,
@@ -97,11 +111,11 @@ func (m *member) status() GroupStatus {
 }
 
 // Status returns the state of all stores of this process, in order of replica
-// id.
+// id. Those that did not open at the start come first, without one.
 func (e *Replicated) Status(ctx context.Context) []StoreStatus {
 	e.life.RLock()
 	defer e.life.RUnlock()
-	var all []StoreStatus
+	all := slices.Clone(e.unopened)
 	for _, r := range *e.runners.Load() {
 		st := StoreStatus{Replica: r.id(), Dir: r.store.Dir(), Err: r.failed(), Full: r.full.Load()}
 		if st.Err == nil {
@@ -110,11 +124,16 @@ func (e *Replicated) Status(ctx context.Context) []StoreStatus {
 				return nil
 			})
 		}
+		st.Sync, st.UsedBytes = time.Duration(r.syncing.Load()), r.used.Load()
+		st.Disk, _ = r.store.space.state()
 		all = append(all, st)
 	}
 	slices.SortFunc(all, func(a, b StoreStatus) int { return int(int64(a.Replica - b.Replica)) })
 	return all
 }
+
+// Refused says why stores did not open when the engine was, by directory.
+func (e *Replicated) Refused() map[string]error { return maps.Clone(e.refused) }
 
 // Leader returns the replica id of a group's leader as far as the engine knows
 // it, 0 if there is none.

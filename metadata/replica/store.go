@@ -81,6 +81,10 @@ type StoreOptions struct {
 	// decisions.
 	Rand io.Reader
 
+	// Want is whose store must be found where one is opened, or else that fails
+	// with commandlog.ErrForeign. What is zero in it is not compared.
+	Want commandlog.Identity
+
 	// LogMemTableBytes is the size of one memtable of the log; zero means
 	// 4 MiB.
 	LogMemTableBytes uint64
@@ -138,7 +142,7 @@ func (o StoreOptions) withDefaults(dir string) StoreOptions {
 }
 
 func (o StoreOptions) logOptions(fs vfs.FS, fatal func(error)) commandlog.Options {
-	return commandlog.Options{FS: fs, Logger: o.Logger, Fatal: fatal, MemTableBytes: o.LogMemTableBytes}
+	return commandlog.Options{FS: fs, Logger: o.Logger, Fatal: fatal, Want: o.Want, MemTableBytes: o.LogMemTableBytes}
 }
 
 // OpenStore opens the store in dir. Errors are [ErrNotReplicated], an
