@@ -73,7 +73,7 @@ func Open(src Source, group uint32, describe func(row func(key []byte) ([]byte, 
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: export of group %d: %w", group, errors.Join(err, it.Close()))
 	}
-	e.at = e.header.start()
+	e.at = e.header.Start()
 	return e, nil
 }
 
@@ -97,7 +97,7 @@ func (e *Export) Seek(at Position) error {
 		return fmt.Errorf("snapshot: %w: position of %s, the export is %s", ErrForeign, at.Snapshot, e.header.ID)
 	}
 	if at.Pieces == 0 {
-		at = e.header.start()
+		at = e.header.Start()
 	}
 	e.at, e.begun = at, false
 	return nil
@@ -126,7 +126,7 @@ func (e *Export) Next(ctx context.Context) (*Piece, error) {
 }
 
 // Summary says what was exported up to the last piece that Next has returned.
-func (e *Export) Summary() Summary { return e.at.summary() }
+func (e *Export) Summary() Summary { return e.at.Summary() }
 
 // Close ends the export. It may be called again.
 func (e *Export) Close() error {

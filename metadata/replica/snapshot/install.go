@@ -48,7 +48,7 @@ func (s *Stage) findComplete(ctx context.Context, id ID) (*Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	if at.summary() != sum {
+	if at.Summary() != sum {
 		return nil, fmt.Errorf("%w: it differs from its summary", ErrCorrupt)
 	}
 	if err := s.verify(ctx, id, heads); err != nil {

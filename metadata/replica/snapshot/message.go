@@ -97,8 +97,8 @@ type Summary struct {
 	Chain    metadata.Sum
 }
 
-// start returns the position before the first piece.
-func (h *Header) start() Position {
+// Start returns the position before the first piece.
+func (h *Header) Start() Position {
 	return Position{Snapshot: h.ID, Chain: sha256.Sum256(h.Append([]byte("ruche snapshot\x00")))}
 }
 
@@ -115,7 +115,8 @@ func (at Position) next(p *Piece) Position {
 	}
 }
 
-func (at Position) summary() Summary {
+// Summary says what lies before the position.
+func (at Position) Summary() Summary {
 	return Summary{Snapshot: at.Snapshot, Pieces: at.Pieces, Rows: at.Rows, Bytes: at.Bytes, Chain: at.Chain}
 }
 

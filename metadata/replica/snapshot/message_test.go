@@ -18,7 +18,7 @@ func TestEncodings(t *testing.T) {
 	h := Header{ID: ID{1, 2}, Cluster: [16]byte{3}, Group: 16, Index: 300, Term: 7, Conf: []byte{8, 1}}
 	p := Piece{Snapshot: h.ID, Number: 2, First: []byte("a"), Last: []byte("b"), Rows: 5, Bytes: 600, Sum: [32]byte{4}, Chain: [32]byte{5}}
 	at := Position{Snapshot: h.ID, Pieces: 2, After: []byte("b"), Rows: 9, Bytes: 1200, Chain: p.Chain}
-	sum := at.summary()
+	sum := at.Summary()
 	for _, c := range []struct {
 		name, want string
 		message    []byte
@@ -63,8 +63,8 @@ func zeros(n int) string { return hex.EncodeToString(make([]byte, n)) }
 func FuzzDecode(f *testing.F) {
 	h := Header{ID: ID{1}, Group: 3, Index: 1 << 40, Conf: []byte{1}}
 	p := Piece{Snapshot: h.ID, Number: 1, First: []byte("a"), Last: []byte("b")}
-	at := h.start().next(&p)
-	sum := at.summary()
+	at := h.Start().next(&p)
+	sum := at.Summary()
 	for _, b := range [][]byte{h.Append(nil), p.AppendHead(nil), at.Append(nil), sum.Append(nil)} {
 		f.Add(b)
 	}

@@ -60,9 +60,10 @@ func (r *Receive) Position() Position {
 func (r *Receive) Add(p *Piece) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	at := r.at
 	err := r.usable()
 	if err == nil {
-		err = r.check(p)
+		at, err = r.header.Check(r.at, p)
 	}
 	if err == nil {
 		err = r.store(p)
@@ -70,35 +71,40 @@ func (r *Receive) Add(p *Piece) error {
 	if err != nil {
 		return fmt.Errorf("snapshot: piece %d of %s: %w", p.Number, r.header.ID, full(err))
 	}
-	r.at = r.at.next(p)
 	head := *p
-	head.Data = nil
+	head.First, head.Last, head.Data = bytes.Clone(p.First), bytes.Clone(p.Last), nil
+	r.at, r.at.After = at, head.Last
 	r.heads = append(r.heads, head)
 	return nil
 }
 
-// check compares a piece with its head, and its head with what came before.
-func (r *Receive) check(p *Piece) error {
-	if p.Snapshot != r.header.ID {
-		return fmt.Errorf("%w: it is of %s", ErrForeign, p.Snapshot)
+// Check compares a piece with its head, its table and the position that it
+// comes behind, and returns the position behind it.
+func (h *Header) Check(at Position, p *Piece) (Position, error) {
+	if p.Snapshot != h.ID {
+		return at, fmt.Errorf("%w: it is of %s", ErrForeign, p.Snapshot)
 	}
-	if p.Number != r.at.Pieces+1 {
-		return fmt.Errorf("%w: piece %d is next", ErrOrder, r.at.Pieces+1)
+	if p.Number != at.Pieces+1 {
+		return at, fmt.Errorf("%w: piece %d is next", ErrOrder, at.Pieces+1)
 	}
 	if p.Bytes > MaxPieceBytes || uint64(len(p.Data)) != p.Bytes || sha256.Sum256(p.Data) != p.Sum {
-		return fmt.Errorf("%w: its bytes differ from its sum", ErrCorrupt)
+		return at, fmt.Errorf("%w: its bytes differ from its sum", ErrCorrupt)
 	}
-	if r.at.next(p).Chain != p.Chain {
-		return fmt.Errorf("%w: it does not follow on piece %d", ErrCorrupt, r.at.Pieces)
+	next := at.next(p)
+	if next.Chain != p.Chain {
+		return at, fmt.Errorf("%w: it does not follow on piece %d", ErrCorrupt, at.Pieces)
 	}
-	lower, upper := Span(r.header.Group)
+	lower, upper := Span(h.Group)
 	if bytes.Compare(p.First, lower) < 0 || bytes.Compare(p.Last, upper) >= 0 {
-		return fmt.Errorf("%w: its keys are not of group %d", ErrForeign, r.header.Group)
+		return at, fmt.Errorf("%w: its keys are not of group %d", ErrForeign, h.Group)
 	}
-	if bytes.Compare(p.First, p.Last) > 0 || r.at.Pieces > 0 && bytes.Compare(p.First, r.at.After) <= 0 {
-		return fmt.Errorf("%w: its keys are not behind those of piece %d", ErrOrder, r.at.Pieces)
+	if bytes.Compare(p.First, p.Last) > 0 || at.Pieces > 0 && bytes.Compare(p.First, at.After) <= 0 {
+		return at, fmt.Errorf("%w: its keys are not behind those of piece %d", ErrOrder, at.Pieces)
 	}
-	return checkTable(p)
+	if err := checkTable(p); err != nil {
+		return at, err
+	}
+	return next, nil
 }
 
 // checkTable opens the table of a piece and compares its bounds with the head:
@@ -168,7 +174,7 @@ func (r *Receive) complete(ctx context.Context, sum Summary) error {
 	if err := r.usable(); err != nil {
 		return err
 	}
-	have := r.at.summary()
+	have := r.at.Summary()
 	switch {
 	case sum.Snapshot != r.header.ID:
 		return fmt.Errorf("%w: summary of %s", ErrForeign, sum.Snapshot)

@@ -128,7 +128,7 @@ func (s *Stage) load(id ID) (h Header, at Position, heads []Piece, err error) {
 	if err != nil {
 		return Header{}, Position{}, nil, err
 	}
-	at = h.start()
+	at = h.Start()
 	for n := uint64(1); ; n++ {
 		b, err := s.readMessage(id, headName(n))
 		var p Piece

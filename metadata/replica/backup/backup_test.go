@@ -1,0 +1,505 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/cryptfs"
+	"github.com/ruche-storage/ruche/metadata/keyring"
+	"github.com/ruche-storage/ruche/metadata/replica"
+	"github.com/ruche-storage/ruche/metadata/replica/backup"
+	"github.com/ruche-storage/ruche/metadata/topology"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write the golden file anew")
+
+var (
+	start   = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	cluster = [16]byte{0xc1}
+)
+
+func now() time.Time { return start }
+
+// source is a reproducible source of random bytes.
+func source(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
+
+func ring(t testing.TB, seed byte) *keyring.Keyring {
+	t.Helper()
+	k, _, err := keyring.Create(keyring.Options{
+		Cluster: cluster, Random: source(seed), Now: start, KDF: keyring.KDF{Time: 1, MemoryKiB: 8, Threads: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func options(fs vfs.FS) replica.Options {
+	return replica.Options{FS: fs, Now: now, ReserveBytes: -1, CacheBytes: 1 << 20}
+}
+
+func open(t testing.TB, fs vfs.FS, dir string) *replica.Local {
+	t.Helper()
+	l, err := replica.Open(dir, options(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func commit(t testing.TB, l *replica.Local, c *metadata.Command) {
+	t.Helper()
+	c.Version = metadata.CommandVersion
+	if _, err := l.Commit(context.Background(), c); err != nil {
+		t.Error(err)
+	}
+}
+
+func bucket(group uint32) metadata.BucketRef {
+	return metadata.BucketRef{Group: group, ID: metadata.BucketID{0xb, byte(group)}}
+}
+
+// prepare opens a bucket in some groups, so that objects can be put into them.
+func prepare(t testing.TB, l *replica.Local, groups ...uint32) {
+	t.Helper()
+	commit(t, l, &metadata.Command{Kind: metadata.KindPutAccount, Account: &metadata.Account{ID: metadata.AccountID{1}, Name: "root"}})
+	for _, g := range groups {
+		commit(t, l, &metadata.Command{Kind: metadata.KindOpenBucket, Group: g, Settle: &metadata.Settings{Bucket: bucket(g).ID, Name: fmt.Sprint("bucket", g), Epoch: 1}})
+	}
+}
+
+// put stores an inline object.
+func put(t testing.TB, l *replica.Local, group uint32, key, body string) {
+	t.Helper()
+	v := metadata.Version{Null: true, Bytes: int64(len(body)), ETag: "x"}
+	id := metadata.RequestID([]byte(fmt.Sprintf("%3d%13s", group, key)))
+	v.Part = &metadata.Part{Number: 1, ID: metadata.PartID(id), Bytes: v.Bytes, SealedBytes: v.Bytes, Body: metadata.BodyInline}
+	commit(t, l, &metadata.Command{Kind: metadata.KindCommitVersion, Group: group, Settings: 1, Request: id,
+		CommitVersion: &metadata.CommitVersion{Bucket: bucket(group).ID, Key: key, Version: v, Inline: []byte(body)}})
+}
+
+func body(t testing.TB, l *replica.Local, group uint32, key string) string {
+	t.Helper()
+	o, err := l.Open(context.Background(), bucket(group), key, "")
+	if errors.Is(err, metadata.ErrNoSuchKey) {
+		return ""
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(o.Inline)
+}
+
+// dump returns all rows of a store but those of what a restoration changes.
+func dump(t testing.TB, l *replica.Local) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := l.Whole(t.Context(), func(r pebble.Reader) error {
+		it, err := r.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			group, table := binary.BigEndian.Uint32(it.Key()), it.Key()[4]
+			if table == 0x06 || group == metadata.RootGroup && (table == 0x01 || table == 0x04 || table == 0x05 || table == 0x15 || table == 0x2f) {
+				continue
+			}
+			all[string(it.Key())] = string(it.Value())
+		}
+		return it.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func write(t testing.TB, l *replica.Local, keys *keyring.Keyring) ([]byte, backup.Totals) {
+	t.Helper()
+	var b bytes.Buffer
+	_, totals, err := backup.Write(t.Context(), &b, l, backup.Options{Cluster: cluster, Now: start, Random: source(7), Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes(), totals
+}
+
+func restoring(fs vfs.FS, keys *keyring.Keyring) backup.RestoreOptions {
+	return backup.RestoreOptions{FS: fs, Dir: "state/meta", Keys: keys, Now: now, Random: source(8)}
+}
+
+// parent makes the directory that a store lies in.
+func parent(t testing.TB, fs vfs.FS) {
+	t.Helper()
+	if err := fs.MkdirAll("state", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"state", ""} {
+		d, err := fs.OpenDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// absent checks that a failed restoration has left nothing.
+func absent(t testing.TB, fs vfs.FS) {
+	t.Helper()
+	names, err := fs.List("state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(names) > 0 {
+		t.Errorf("left are %v", names)
+	}
+}
+
+// TestRoundTrip restores a store with objects in several groups, sealed and
+// not, onto plain and encrypted files.
+func TestRoundTrip(t *testing.T) {
+	t.Parallel()
+	l := open(t, vfs.NewMem(), "meta")
+	prepare(t, l, 1, 5, 16)
+	for i := range 300 {
+		put(t, l, []uint32{1, 5, 16}[i%3], fmt.Sprintf("key%d", i), strings.Repeat(fmt.Sprint(i), 50))
+	}
+	commit(t, l, &metadata.Command{Kind: metadata.KindPutIncarnation, Incarnation: &metadata.Incarnation{Number: 4, Collection: true}})
+	want := dump(t, l)
+	for _, c := range []struct {
+		name    string
+		keys    *keyring.Keyring
+		encrypt bool
+		least   uint64
+	}{
+		{"readable", nil, false, 0},
+		{"sealed", ring(t, 1), false, 3},
+		{"sealed, onto encrypted files", ring(t, 1), true, 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b, totals := write(t, l, c.keys)
+			if bytes.Contains(b, []byte("bucket16")) != (c.keys == nil) {
+				t.Errorf("a name shows in the backup, or does not: sealed is %v", c.keys != nil)
+			}
+			info, again, err := backup.Verify(t.Context(), bytes.NewReader(b), c.keys)
+			if err != nil || again != totals || totals.Groups != metadata.DataGroups+1 || totals.Rows < uint64(len(want)) {
+				t.Errorf("Verify = %+v, %v; want %+v", again, err, totals)
+			}
+			mem := vfs.NewMem()
+			parent(t, mem)
+			var fs vfs.FS = mem
+			if c.encrypt {
+				if fs, err = cryptfs.New(mem, cryptfs.Options{Key: cryptfs.Key{1}, Store: topology.DriveID{2}, Random: source(2)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o := restoring(fs, c.keys)
+			o.Cluster, o.Incarnation = cluster, c.least
+			res, err := backup.Restore(t.Context(), iotest.OneByteReader(bytes.NewReader(b)), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Totals != totals || res.Info.ID != info.ID || res.Incarnation != max(5, c.least) || !res.Info.Created.Equal(start) {
+				t.Errorf("Restore = %+v", res)
+			}
+			if names, _ := mem.List("state"); len(names) != 1 {
+				t.Errorf("beside the store lie %v", names)
+			}
+			m := open(t, fs, "state/meta")
+			got := dump(t, m)
+			for k, v := range want {
+				if got[k] != v {
+					t.Fatalf("row %x is %q, want %q", k, got[k], v)
+				}
+			}
+			if len(got) != len(want) {
+				t.Errorf("%d rows, want %d", len(got), len(want))
+			}
+			if i, err := m.Incarnation(t.Context()); err != nil || i != (metadata.Incarnation{Number: max(5, c.least)}) {
+				t.Errorf("incarnation %+v, %v", i, err)
+			}
+			put(t, m, 5, "later", "y")
+			if got := body(t, m, 5, "later") + body(t, m, 1, "key0"); got != "y"+strings.Repeat("0", 50) {
+				t.Errorf("bodies are %q", got)
+			}
+		})
+	}
+}
+
+// TestOnePointInTime backs a store up while a writer writes to one group and
+// then to another: the backup never has the second of a pair without the first,
+// it has all that was acknowledged before, and the writer goes on.
+func TestOnePointInTime(t *testing.T) {
+	t.Parallel()
+	l := open(t, vfs.NewMem(), "meta")
+	prepare(t, l, 2, 14)
+	var done atomic.Int64
+	stop := make(chan struct{})
+	var g sync.WaitGroup
+	g.Go(func() {
+		for i := int64(1); ; i++ {
+			put(t, l, 14, fmt.Sprint("n", i), "x")
+			put(t, l, 2, fmt.Sprint("n", i), "x")
+			done.Store(i)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	for round := range 3 {
+		before := done.Load()
+		// The writer must come further while the backup is half written.
+		frames := 0
+		waiting := writerFunc(func(b []byte) (int, error) {
+			if frames++; frames%16 != 0 {
+				return len(b), nil
+			}
+			for at := done.Load(); done.Load() < at+2; {
+				runtime.Gosched()
+			}
+			return len(b), nil
+		})
+		var b bytes.Buffer
+		if _, _, err := backup.Write(t.Context(), io.MultiWriter(&b, waiting), l, backup.Options{Cluster: cluster, Now: start, Random: source(byte(round))}); err != nil {
+			t.Fatal(err)
+		}
+		fs := vfs.NewMem()
+		parent(t, fs)
+		if _, err := backup.Restore(t.Context(), &b, restoring(fs, nil)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := replica.Open("state/meta", options(fs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, second := count(t, m, 14), count(t, m, 2)
+		if second < before || first < second || first > second+1 {
+			t.Errorf("the backup has %d and %d, %d pairs were acknowledged before", first, second, before)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	g.Wait()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func count(t *testing.T, l *replica.Local, group uint32) int64 {
+	t.Helper()
+	u, err := l.Usage(t.Context(), bucket(group))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Objects
+}
+
+// small is a backup of a few rows.
+func small(t testing.TB, keys *keyring.Keyring) []byte {
+	t.Helper()
+	l := open(t, vfs.NewMem(), "meta")
+	prepare(t, l, 3)
+	put(t, l, 3, "a", "hello")
+	b, _ := write(t, l, keys)
+	return b
+}
+
+// TestBadFiles gives Verify and Restore files that are not what was written.
+func TestBadFiles(t *testing.T) {
+	t.Parallel()
+	for _, keys := range []*keyring.Keyring{nil, ring(t, 1)} {
+		t.Run(fmt.Sprint("sealed ", keys != nil), func(t *testing.T) {
+			t.Parallel()
+			good := small(t, keys)
+			for n := 0; n < len(good); n += 1 + n/200 {
+				want := backup.ErrTruncated
+				if n < 16 {
+					want = backup.ErrNoBackup
+				}
+				refused(t, fmt.Sprintf("cut to %d bytes", n), good[:n], keys, want)
+			}
+			for n := 0; n < len(good); n += 1 + n/200 {
+				b := bytes.Clone(good)
+				b[n] ^= 0x10
+				if _, _, err := backup.Verify(t.Context(), bytes.NewReader(b), keys); err == nil {
+					t.Errorf("byte %d changed: it was taken", n)
+				}
+				if n%50 == 0 {
+					refused(t, fmt.Sprintf("byte %d changed", n), b, keys, nil)
+				}
+			}
+			for name, c := range map[string]struct {
+				b    []byte
+				want error
+			}{
+				"empty":           {nil, backup.ErrNoBackup},
+				"some text":       {[]byte("this is no backup, it is a text"), backup.ErrNoBackup},
+				"a byte too many": {append(bytes.Clone(good), 0), backup.ErrDamaged},
+				"of a later format": {func() []byte {
+					b := bytes.Clone(good)
+					b[8] = 2
+					return b
+				}(), backup.ErrNewer},
+				"two of them": {append(bytes.Clone(good), good...), backup.ErrDamaged},
+			} {
+				refused(t, name, c.b, keys, c.want)
+			}
+		})
+	}
+}
+
+func refused(t *testing.T, name string, b []byte, keys *keyring.Keyring, want error) {
+	t.Helper()
+	if _, _, err := backup.Verify(t.Context(), bytes.NewReader(b), keys); err == nil || want != nil && !errors.Is(err, want) {
+		t.Errorf("%s: Verify = %v, want %v", name, err, want)
+	}
+	fs := vfs.NewMem()
+	parent(t, fs)
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(b), restoring(fs, keys)); err == nil || want != nil && !errors.Is(err, want) {
+		t.Errorf("%s: Restore = %v, want %v", name, err, want)
+	}
+	absent(t, fs)
+}
+
+// TestWrongPlace restores with the wrong keys, the wrong cluster and where
+// there is something.
+func TestWrongPlace(t *testing.T) {
+	t.Parallel()
+	keys := ring(t, 1)
+	later, err := keys.Rotate(source(9), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := small(t, keys)
+	info, err := backup.Inspect(bytes.NewReader(b))
+	if err != nil || !info.Sealed || info.Cluster != cluster {
+		t.Errorf("Inspect = %+v, %v", info, err)
+	}
+	for name, c := range map[string]struct {
+		change func(*backup.RestoreOptions)
+		want   error
+	}{
+		"a later keyring":           {func(o *backup.RestoreOptions) { o.Keys = later }, nil},
+		"an empty directory":        {func(o *backup.RestoreOptions) { _ = o.FS.MkdirAll(o.Dir, 0o700) }, nil},
+		"no keyring":                {func(o *backup.RestoreOptions) { o.Keys = nil }, backup.ErrKeys},
+		"another keyring":           {func(o *backup.RestoreOptions) { o.Keys = ring(t, 2) }, backup.ErrKeys},
+		"another cluster":           {func(o *backup.RestoreOptions) { o.Cluster = [16]byte{1} }, backup.ErrCluster},
+		"leftovers of another time": {func(o *backup.RestoreOptions) { _ = o.FS.MkdirAll(o.Dir+".new/snap/x", 0o700) }, nil},
+	} {
+		fs := vfs.NewMem()
+		parent(t, fs)
+		o := restoring(fs, keys)
+		c.change(&o)
+		_, err := backup.Restore(t.Context(), bytes.NewReader(b), o)
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: Restore = %v, want %v", name, err, c.want)
+		}
+		if c.want != nil {
+			absent(t, fs)
+			continue
+		}
+		if _, err := backup.Restore(t.Context(), bytes.NewReader(b), o); !errors.Is(err, backup.ErrExists) {
+			t.Errorf("%s: Restore over it = %v", name, err)
+		}
+		if got := body(t, open(t, fs, "state/meta"), 3, "a"); got != "hello" {
+			t.Errorf("%s: the object is %q", name, got)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("the operator left"))
+	fs := vfs.NewMem()
+	parent(t, fs)
+	if _, err := backup.Restore(ctx, bytes.NewReader(b), restoring(fs, keys)); !errors.Is(err, context.Cause(ctx)) {
+		t.Errorf("Restore = %v", err)
+	}
+	absent(t, fs)
+}
+
+// TestWriteFails lets the output of a backup fail.
+func TestWriteFails(t *testing.T) {
+	t.Parallel()
+	l := open(t, vfs.NewMem(), "meta")
+	prepare(t, l, 3)
+	gone := errors.New("the client left")
+	for n := range 60 {
+		left := n
+		w := writerFunc(func(b []byte) (int, error) {
+			if left--; left < 0 {
+				return 0, gone
+			}
+			return len(b), nil
+		})
+		_, _, err := backup.Write(t.Context(), w, l, backup.Options{Cluster: cluster, Now: start, Random: source(1)})
+		if !errors.Is(err, gone) {
+			t.Fatalf("after %d writes: Write = %v", n, err)
+		}
+	}
+}
+
+// TestGolden restores a backup that an earlier version has written.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	keys, path := ring(t, 1), filepath.Join("testdata", "golden")
+	if *rewrite {
+		if err := os.WriteFile(path, small(t, keys), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := vfs.NewMem()
+	parent(t, fs)
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(b), restoring(fs, keys)); err != nil {
+		t.Fatal(err)
+	}
+	if got := body(t, open(t, fs, "state/meta"), 3, "a"); got != "hello" {
+		t.Errorf("the object is %q", got)
+	}
+}
+
+// FuzzVerify feeds files that may be anything.
+func FuzzVerify(f *testing.F) {
+	keys := ring(f, 1)
+	f.Add(small(f, nil))
+	f.Add(small(f, keys)[:400])
+	f.Add([]byte("RUCHEMBK\x01\x00\x00\x00\xff\xff\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, totals, err := backup.Verify(t.Context(), bytes.NewReader(b), keys); err == nil && totals.Groups != metadata.DataGroups+1 {
+			t.Errorf("taken with %+v", totals)
+		}
+	})
+}
