@@ -114,7 +114,7 @@ func (e *Replicated) newCall(cmd *metadata.Command) (*call, error) {
 		return nil, err
 	}
 	c := &call{group: cmd.Group, seq: e.seq.Add(1), done: make(chan struct{}), again: make(chan struct{}, 1)}
-	c.data = EncodeEntry(Ticket{Session: e.session, Seq: c.seq}, &stamped)
+	c.data = EncodeEntry(Ticket{Replica: e.Leader(c.group), Session: e.session, Seq: c.seq}, &stamped)
 	var back metadata.Command
 	if _, err := decodeEntry(c.data, &back); err != nil {
 		return nil, fmt.Errorf("%w: %w", metadata.ErrInvalidCommand, err)

@@ -134,6 +134,10 @@ type Limits struct {
 	// QuietTicks is how long nothing must have happened in a group before its
 	// members stop talking about it. Zero means 5, a negative value never.
 	QuietTicks int
+	// KeepEntries is how many entries of each group stay in the log, although
+	// the state holds them durably, for members that were away for a moment.
+	// Zero means 2,048.
+	KeepEntries uint64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -151,6 +155,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.QuietTicks == 0 {
 		l.QuietTicks = 5
+	}
+	if l.KeepEntries == 0 {
+		l.KeepEntries = 2048
 	}
 	return l
 }

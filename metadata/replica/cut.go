@@ -14,21 +14,18 @@ import (
 	"github.com/ruche-storage/ruche/metadata/state"
 )
 
-// How many entries of a group stay in the log although the state holds them
-// durably: some, for members that were away for a moment, and more for those
-// that are being brought up to date from this leader.
+// What stays in the log of a leader, although its state holds it durably, for
+// members that are being brought up to date.
 const (
-	keepEntries     = 2048
-	keepForMembers  = 100_000
-	keepBytes       = 64 << 20
-	keepMemberBytes = 512 << 20
+	keepForMembers = 100_000   // entries
+	keepBytes      = 512 << 20 // of a group
 )
 
 // Floors returns, for each group, the position below which no member needs
 // the log of this store.
 func (c *core) Floors() (floors [groupCount]uint64) {
 	for g, m := range c.groups {
-		floors[g] = m.last - min(m.last, keepEntries)
+		floors[g] = m.last - min(m.last, c.limits.KeepEntries)
 		if m.role != raft.StateLeader {
 			continue
 		}
@@ -84,7 +81,7 @@ func (s *Store) Trim(floors [groupCount]uint64) error {
 	}
 	for g := range marks {
 		keep := floors[g]
-		if s.log.Group(uint32(g)).Bytes() > keepMemberBytes {
+		if s.log.Group(uint32(g)).Bytes() > keepBytes {
 			keep = marks[g] // too much, whoever would need it
 		}
 		marks[g] = min(marks[g], keep)

@@ -21,7 +21,7 @@ const entryHead = 1 + 1 + 8 + 8 + 8
 
 // A Ticket names one proposal: who waits for it.
 type Ticket struct {
-	Replica uint64 // whose runner took it
+	Replica uint64 // that led the group as far as the proposer knew, 0 if it knew none
 	Session uint64 // of the process that waits
 	Seq     uint64
 }

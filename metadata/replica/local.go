@@ -102,8 +102,8 @@ func Open(dir string, o Options) (*Local, error) {
 	l.reader = reader{from: l}
 	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed, relieve: l.space.relieve}
 	// The ballast is there for writes of the start, too.
-	var err error
-	if o.ReserveBytes >= 0 {
+	err := refuseReplicated(dir, o)
+	if err == nil && o.ReserveBytes >= 0 {
 		err = l.space.ballast.find()
 	}
 	var db *pebble.DB

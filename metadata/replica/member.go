@@ -48,8 +48,10 @@ type member struct {
 	heard   int  // ticks since the leader gave a sign
 	timeout int  // of heard
 	signed  bool // since the last tick
-	behind  int
-	damaged bool
+	behind  int  // ticks in which the own log lagged behind by more than one
+	// committed is commit, as of the last tick in which the member led.
+	committed uint64
+	damaged   bool
 
 	round *round
 	asked []uint64 // who waits for the next round
@@ -193,7 +195,9 @@ func (c *core) handOver(m *member) {
 			best, match = id, p.Match
 		}
 	})
-	if own < m.commit {
+	committed := m.committed // a tick ago
+	m.committed = m.commit
+	if own < committed {
 		m.behind++
 	} else if m.behind > 0 {
 		m.behind--

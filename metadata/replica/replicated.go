@@ -35,7 +35,6 @@ type Replicated struct {
 	runnersMu sync.Mutex // held while runners are added and removed
 	runners   atomic.Pointer[[]*runner]
 	groups    [groupCount]groupState
-	unopened  []StoreStatus // of the start
 	seq       atomic.Uint64
 	waiting   atomic.Int64 // commands
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -90,7 +91,28 @@ func (s *Store) Status() StoreStatus {
 
 // usedBytes is the space of the files of state and log.
 func (s *Store) usedBytes() int64 {
-	return int64(s.db.Metrics().DiskSpaceUsage() + s.log.Metrics().Pebble.DiskSpaceUsage())
+	n := new(int64)
+	err := s.guard(func() error {
+		*n = int64(s.db.Metrics().DiskSpaceUsage() + s.log.Metrics().Pebble.DiskSpaceUsage())
+		return nil
+	})
+	if err != nil {
+		return 0 // what guard has left behind may still write to n
+	}
+	return *n
+}
+
+// metrics returns what the state Pebble counts, nil if the store has stopped.
+func (s *Store) metrics() *pebble.Metrics {
+	m := new(*pebble.Metrics)
+	err := s.guard(func() error {
+		*m = s.db.Metrics()
+		return nil
+	})
+	if err != nil {
+		return nil
+	}
+	return *m
 }
 
 func (m *member) status() GroupStatus {
@@ -111,11 +133,11 @@ func (m *member) status() GroupStatus {
 }
 
 // Status returns the state of all stores of this process, in order of replica
-// id. Those that did not open at the start come first, without one.
+// id.
 func (e *Replicated) Status(ctx context.Context) []StoreStatus {
 	e.life.RLock()
 	defer e.life.RUnlock()
-	all := slices.Clone(e.unopened)
+	var all []StoreStatus
 	for _, r := range *e.runners.Load() {
 		st := StoreStatus{Replica: r.id(), Dir: r.store.Dir(), Err: r.failed(), Full: r.full.Load()}
 		if st.Err == nil {
@@ -246,7 +268,7 @@ func (e *Replicated) Metrics() Metrics {
 	for _, r := range *e.runners.Load() {
 		if r.failed() == nil {
 			m.Disk, _ = r.store.space.state()
-			m.Pebble = r.store.db.Metrics()
+			m.Pebble = r.store.metrics()
 			break
 		}
 	}
