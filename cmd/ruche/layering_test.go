@@ -59,8 +59,8 @@ var mayImport = map[string][]string{
 	"cmd/ruche":        {"cmd/ruche/config", "cmd/ruche/server", "gateway/admin", "metadata/keyring"},
 	"cmd/ruche/config": {"gateway/wire", "metadata"},
 	// The only place where the parts are put together.
-	"cmd/ruche/server": {"cmd/ruche/config", "gateway", "gateway/admin", "gateway/object", "gateway/seal", "gateway/sigv4", "gateway/wire",
-		"metadata", "metadata/keyring", "metadata/placement", "metadata/replica", "metadata/topology", "node"},
+	"cmd/ruche/server": {"cmd/ruche/config", "gateway", "gateway/admin", "gateway/object", "gateway/recovery", "gateway/seal", "gateway/sigv4", "gateway/wire",
+		"metadata", "metadata/cryptfs", "metadata/keyring", "metadata/placement", "metadata/replica", "metadata/topology", "node"},
 }
 
 // blackBoxes know Ruche by its protocols: what lies below them imports nothing

@@ -44,6 +44,8 @@ const (
 	KeyringMismatch    StartReason = "keyring-mismatch"
 	ForeignState       StartReason = "foreign-state"
 	MetadataLost       StartReason = "metadata-lost"
+	MetadataExists     StartReason = "metadata-exists"
+	NothingToRecover   StartReason = "nothing-to-recover"
 	AlreadyRunning     StartReason = "already-running"
 	EncryptionChanged  StartReason = "encryption-changed"
 	SchemeChanged      StartReason = "scheme-changed"
