@@ -42,6 +42,8 @@ type Replicated struct {
 
 	failure atomic.Pointer[error] // why too few stores are left
 
+	closing chan struct{} // closed when Close begins
+	begin   sync.Once     // of Close
 	// life is held for reading by every call, and for writing by Close while
 	// it sets closed.
 	life   sync.RWMutex
@@ -147,7 +149,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o = o.withDefaults()
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
-		refused: make(map[string]error),
+		refused: make(map[string]error), closing: make(chan struct{}),
 		opts:    o,
 		limit:   snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
@@ -258,6 +260,7 @@ func (e *Replicated) spread() {
 // Close waits for calls, flushes the stores and closes them. Calls after Close
 // fail with metadata.ErrUnavailable.
 func (e *Replicated) Close() error {
+	e.begin.Do(func() { close(e.closing) })
 	e.life.Lock()
 	again := e.closed
 	e.closed = true
