@@ -52,6 +52,7 @@ type application struct {
 	work    *ApplyWork
 	batch   *state.Batch
 	touched [groupCount]bool // groups of the batch
+	wished  bool             // the table of stores was replaced
 }
 
 func (a *application) run() error {
@@ -73,6 +74,13 @@ func (a *application) run() error {
 	}
 	if err := a.commit(); err != nil {
 		return err
+	}
+	if a.wished {
+		wish, err := state.NewView(a.db).Stores()
+		if err != nil {
+			return err
+		}
+		a.work.wish = wish
 	}
 	a.publish()
 	return nil
@@ -127,6 +135,7 @@ func (a *application) command(group uint32, e *pb.Entry) error {
 	if err != nil {
 		return err
 	}
+	a.wished = a.wished || cmd.Kind == metadata.KindPutStores
 	a.work.Outcomes = append(a.work.Outcomes, Outcome{Ticket: ticket, Group: group, Index: e.GetIndex(), Result: res})
 	return nil
 }
@@ -180,6 +189,7 @@ func (a *application) install(it *applyItem) error {
 	}
 	a.marks[it.group] = at
 	a.machine = state.New(a.db) // the old one remembers rows
+	a.wished = a.wished || it.group == metadata.RootGroup
 	a.installing[it.group].Store(false)
 	return nil
 }

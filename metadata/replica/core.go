@@ -53,6 +53,7 @@ type core struct {
 	groups  [groupCount]*member
 	dirty   [groupCount]bool // has something to be handed out
 	peers   map[uint64]*peer
+	wish    *metadata.StoreTable // the root's, as far as it is applied
 	ticks   uint64
 	contest uint64 // counts rounds of reading
 

@@ -53,6 +53,8 @@ type member struct {
 	committed uint64
 	damaged   bool
 
+	planned uint64 // tick of the last step towards the wanted configuration
+
 	round *round
 	asked []uint64 // who waits for the next round
 	since uint64   // tick at which the first of them came
@@ -102,6 +104,7 @@ func (c *core) tick(m *member) {
 		c.tickFollower(m)
 		return
 	}
+	c.reconcile(m)
 	if m.quiet && !c.allAlive(m) {
 		m.wake()
 	}

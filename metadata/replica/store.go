@@ -228,7 +228,8 @@ func (s *Store) openGroups() (err error) {
 		}
 	}
 	s.learnPeers()
-	return nil
+	s.wish, err = state.NewView(s.db).Stores()
+	return err
 }
 
 // openGroup compares a group's log with its state and makes its member.

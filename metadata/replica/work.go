@@ -131,6 +131,8 @@ type ApplyWork struct {
 	// Outcomes are the results of the commands, in order, once the work was
 	// carried out.
 	Outcomes []Outcome
+
+	wish *metadata.StoreTable // not nil if the table of stores was replaced
 }
 
 // An Outcome is the result of one command.
@@ -177,6 +179,9 @@ func (q *applyQueue) take() *ApplyWork {
 // Applied takes back work that [Store.Apply] has carried out.
 func (c *core) Applied(w *ApplyWork) {
 	c.apply.busy = false
+	if w.wish != nil {
+		c.wish = w.wish
+	}
 	for _, it := range w.items {
 		c.guarded(it.group, func(m *member) {
 			if it.snapshot != nil {
