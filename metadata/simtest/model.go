@@ -316,7 +316,9 @@ func (g *group) dropTrash(d *metadata.DropTrash) error {
 		if t == nil {
 			continue
 		}
-		t.Parts = left(ref, t)
+		if t.Parts = left(ref, t); len(t.Parts) == 0 {
+			t.Parts = nil
+		}
 		if ref.Done {
 			delete(g.trash, ref.Order)
 		}

@@ -55,7 +55,9 @@ func (w *Workload) ID() (id [16]byte) {
 }
 
 // Key returns the name of one of the keys.
-func (w *Workload) Key() string { return fmt.Sprintf("k/%02d", w.r.IntN(w.Keys)) }
+func (w *Workload) Key() string { return keyName(w.r.IntN(w.Keys)) }
+
+func keyName(i int) string { return fmt.Sprintf("k/%02d", i) }
 
 // Bucket returns one of the buckets.
 func (w *Workload) Bucket() metadata.BucketRef { return w.Buckets[w.r.IntN(len(w.Buckets))] }
@@ -243,6 +245,24 @@ func (w *Workload) toldPart(c *metadata.CommitPart, res *metadata.Result) {
 
 func (w *Workload) forget(id metadata.UploadID) {
 	w.uploads = slices.DeleteFunc(w.uploads, func(u *begun) bool { return u.id == id })
+}
+
+// Upload returns one of the uploads that the workload knows of.
+func (w *Workload) Upload() (b metadata.BucketRef, key string, id metadata.UploadID, ok bool) {
+	if len(w.uploads) == 0 {
+		return b, "", id, false
+	}
+	u := w.uploads[w.r.IntN(len(w.uploads))]
+	return u.bucket, u.key, u.id, true
+}
+
+// AllKeys returns the names of all keys.
+func (w *Workload) AllKeys() []string {
+	var keys []string
+	for i := range w.Keys {
+		keys = append(keys, keyName(i))
+	}
+	return keys
 }
 
 // Seen says that a key was read, or written, with an ETag.
