@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -21,24 +20,6 @@ func TableOptions() sstable.WriterOptions {
 	p := Options{}.pebbleOptions(nil, nil, nil)
 	p.EnsureDefaults()
 	return p.MakeWriterOptions(0, formatVersion.MaxTableFormat())
-}
-
-// Whole calls read with the newest durable state of all groups, one point in
-// time of which nothing is missing that was acknowledged before the call.
-// Writers go on meanwhile. Close waits until read has returned: it must, soon
-// after its context ends.
-func (l *Local) Whole(ctx context.Context, read func(pebble.Reader) error) error {
-	l.life.RLock()
-	defer l.life.RUnlock()
-	if err := l.usable(); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("replica: %w", context.Cause(ctx))
-	}
-	s := l.acquire()
-	defer l.release(s)
-	return read(s.snap)
 }
 
 // Build makes a store in dir, where none is, and calls fill with it; the engine

@@ -31,6 +31,7 @@ type Local struct {
 	queue   chan *proposal
 	flights chan *flight
 	done    sync.WaitGroup // the applier and the syncer
+	long    longReads
 
 	// life is held for reading by every call, and for writing by Close while
 	// it sets closed: then no call is in flight.
@@ -162,6 +163,7 @@ func (l *Local) checkClock() error {
 // itself cannot be closed: Close returns why it was fenced, and what hangs in
 // the store ends with the process.
 func (l *Local) Close() error {
+	l.long.end()
 	l.life.Lock()
 	again := l.closed
 	l.closed = true

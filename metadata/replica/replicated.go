@@ -37,6 +37,7 @@ type Replicated struct {
 	groups    [groupCount]groupState
 	seq       atomic.Uint64
 	waiting   atomic.Int64 // commands
+	long      longReads
 
 	refused map[string]error // stores that did not open, by directory; fixed at the start
 
@@ -150,8 +151,8 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
 		refused: make(map[string]error), closing: make(chan struct{}),
-		opts:    o,
-		limit:   snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
+		opts:  o,
+		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
 	e.reader = reader{from: e}
 	e.stamps = newStamper(o.Now, func(wall, expected time.Time) {
@@ -260,6 +261,7 @@ func (e *Replicated) spread() {
 // Close waits for calls, flushes the stores and closes them. Calls after Close
 // fail with metadata.ErrUnavailable.
 func (e *Replicated) Close() error {
+	e.long.end()
 	e.begin.Do(func() { close(e.closing) })
 	e.life.Lock()
 	again := e.closed

@@ -14,6 +14,7 @@ import (
 // several.
 type Engine interface {
 	viewer
+	Whole(ctx context.Context, read WholeReader) error
 	Commit(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error)
 	Metrics() Metrics
 	Close() error
@@ -34,6 +35,8 @@ type Switch struct {
 	idle   chan struct{}
 	held   chan struct{} // not nil during an exchange, closed at its end
 	closed bool
+
+	long longReads
 }
 
 // NewSwitch returns a switch to e.
@@ -136,6 +139,7 @@ func (s *Switch) Exchange(ctx context.Context, change func(old Engine) (Engine, 
 	}
 	old := s.engine
 	s.mu.Unlock()
+	s.long.stop()
 
 	next, err := old, error(nil)
 	select {

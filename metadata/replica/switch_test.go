@@ -45,6 +45,8 @@ func (e *slowEngine) Commit(context.Context, *metadata.Command) (*metadata.Resul
 	return new(metadata.Result), nil
 }
 
+func (e *slowEngine) Whole(context.Context, WholeReader) error { return nil }
+
 func (e *slowEngine) Metrics() Metrics { return Metrics{Queue: e.calls} }
 
 func (e *slowEngine) Close() error {

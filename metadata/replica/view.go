@@ -23,6 +23,8 @@ type views struct {
 	newest  *view      // nil while none may be read
 	open    int        // views that are referenced
 	garbage []*pebble.Snapshot
+
+	long longReads // each holds a view
 }
 
 func newViews() *views {
@@ -76,8 +78,10 @@ func (vs *views) drop(v *view) {
 	}
 }
 
-// drain waits until nobody reads, after a publish of nothing.
+// drain waits until nobody reads, after a publish of nothing. Long reads are
+// told to end.
 func (vs *views) drain() []*pebble.Snapshot {
+	vs.long.stop()
 	vs.mu.Lock()
 	defer vs.mu.Unlock()
 	for vs.open > 0 {

@@ -118,11 +118,7 @@ func body(t testing.TB, l *replica.Local, group uint32, key string) string {
 func dump(t testing.TB, l *replica.Local) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	err := l.Whole(t.Context(), func(r pebble.Reader) error {
-		it, err := r.NewIter(nil)
-		if err != nil {
-			return err
-		}
+	err := l.Whole(t.Context(), func(_ context.Context, it *pebble.Iterator) error {
 		for ok := it.First(); ok; ok = it.Next() {
 			group, table := binary.BigEndian.Uint32(it.Key()), it.Key()[4]
 			if table == 0x06 || group == metadata.RootGroup && (table == 0x01 || table == 0x04 || table == 0x05 || table == 0x15 || table == 0x2f) {
@@ -130,7 +126,7 @@ func dump(t testing.TB, l *replica.Local) map[string]string {
 			}
 			all[string(it.Key())] = string(it.Value())
 		}
-		return it.Close()
+		return it.Error()
 	})
 	if err != nil {
 		t.Fatal(err)

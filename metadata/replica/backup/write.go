@@ -19,7 +19,7 @@ import (
 // Source is an engine: both have it.
 type Source interface {
 	// Whole calls read with one point in time of all groups.
-	Whole(ctx context.Context, read func(pebble.Reader) error) error
+	Whole(ctx context.Context, read replica.WholeReader) error
 }
 
 // Options say how a backup is written.
@@ -46,8 +46,8 @@ func Write(ctx context.Context, w io.Writer, src Source, o Options) (Info, Total
 		StoreFormat: replica.StoreFormat, CommandVersion: metadata.LatestVersion,
 	}
 	var t Totals
-	err := src.Whole(ctx, func(r pebble.Reader) (err error) {
-		t, err = write(ctx, w, r, &i, o)
+	err := src.Whole(ctx, func(ctx context.Context, it *pebble.Iterator) (err error) {
+		t, err = write(ctx, w, it, &i, o)
 		return err
 	})
 	if err != nil {
@@ -56,7 +56,7 @@ func Write(ctx context.Context, w io.Writer, src Source, o Options) (Info, Total
 	return i, t, nil
 }
 
-func write(ctx context.Context, w io.Writer, r pebble.Reader, i *Info, o Options) (Totals, error) {
+func write(ctx context.Context, w io.Writer, it *pebble.Iterator, i *Info, o Options) (Totals, error) {
 	if _, err := io.ReadFull(o.Random, i.ID[:]); err != nil {
 		return Totals{}, fmt.Errorf("random source: %w", err)
 	}
@@ -71,19 +71,10 @@ func write(ctx context.Context, w io.Writer, r pebble.Reader, i *Info, o Options
 	if err != nil {
 		return Totals{}, err
 	}
-	// One iterator for all groups, which outlives even that the store takes in
-	// a snapshot of one of them.
-	it, err := r.NewIter(nil)
-	if err != nil {
-		return Totals{}, err
-	}
 	for group := range uint32(metadata.DataGroups + 1) {
 		if err := out.group(ctx, pinned{it}, group, o); err != nil {
-			return Totals{}, errors.Join(fmt.Errorf("group %d: %w", group, err), it.Close())
+			return Totals{}, fmt.Errorf("group %d: %w", group, err)
 		}
-	}
-	if err := it.Close(); err != nil {
-		return Totals{}, err
 	}
 	return out.totals, out.frame(frameEnd, appendTotals(nil, &out.totals))
 }
