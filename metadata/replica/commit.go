@@ -140,6 +140,8 @@ func (e *Replicated) see(ctx context.Context, c *call) (*metadata.Result, error)
 			return c.answer()
 		case <-limited.Done():
 			return c.giveUp(ctx, context.Cause(limited))
+		case <-e.fenced:
+			return c.giveUp(ctx, *e.failure.Load())
 		case <-timer.C:
 			if !leaderless {
 				pause *= 2

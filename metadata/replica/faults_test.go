@@ -65,7 +65,6 @@ func TestOneDeviceFails(t *testing.T) {
 	o := engineOptions()
 	failed := make(chan error, 10)
 	o.OnFailure = func(err error) { failed <- err }
-	o.Patience = 10 * time.Second
 	e := openReplicated(t, ps, o)
 	prepareReplicated(t, e)
 	mustPut(t, e, 1)

@@ -42,6 +42,7 @@ type Replicated struct {
 	refused map[string]error // stores that did not open, by directory; fixed at the start
 
 	failure atomic.Pointer[error] // why too few stores are left
+	fenced  chan struct{}         // closed when failure is set
 
 	closing chan struct{} // closed when Close begins
 	begin   sync.Once     // of Close
@@ -150,7 +151,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o = o.withDefaults()
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
-		refused: make(map[string]error), closing: make(chan struct{}),
+		refused: make(map[string]error), closing: make(chan struct{}), fenced: make(chan struct{}),
 		opts:  o,
 		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
@@ -304,6 +305,7 @@ func (e *Replicated) lost(r *runner, err error) {
 		}
 	}
 	if left < all/2+1 && e.failure.CompareAndSwap(nil, &err) {
+		close(e.fenced)
 		e.opts.OnFailure(err)
 	}
 	for g := range e.groups {

@@ -3,6 +3,7 @@ package replica_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"testing"
 
@@ -11,9 +12,10 @@ import (
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/replica/commandlog"
+	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
 )
 
-// group drives a few stores by hand, all of them as fast as they can.
+// cluster drives a few stores by hand, all of them as fast as they can.
 type cluster struct {
 	t        *testing.T
 	fs       *vfs.MemFS
@@ -23,6 +25,8 @@ type cluster struct {
 	leaders  map[uint64]map[uint32]uint64
 	reads    map[uint64]uint64
 	seq      uint64
+	// snapshots counts those that were sent.
+	snapshots int
 }
 
 func identity(id uint64) commandlog.Identity {
@@ -117,6 +121,9 @@ func (c *cluster) carryOut(id uint64, s *replica.Store, r *replica.Ready) {
 			c.outcomes[o.Ticket.Seq] = o.Result
 		}
 	}
+	for _, q := range r.Snapshots {
+		c.sendSnapshot(id, s, q)
+	}
 	for _, l := range r.Leaders {
 		c.leaders[id][l.Group] = l.Leader
 	}
@@ -125,6 +132,42 @@ func (c *cluster) carryOut(id uint64, s *replica.Store, r *replica.Ready) {
 			c.reads[n] = read.Index
 		}
 	}
+}
+
+// sendSnapshot sends all of a snapshot at once.
+func (c *cluster) sendSnapshot(id uint64, s *replica.Store, q replica.SnapshotRequest) {
+	c.t.Helper()
+	to := c.stores[q.To]
+	if to == nil || c.cut[q.To] || c.cut[id] {
+		s.ReportSnapshot(q.Group, q.To, false)
+		return
+	}
+	e, err := s.Export(q.Group, snapshot.ExportOptions{PieceBytes: 512})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer e.Close()
+	in, err := to.Stage().Begin(e.Header())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for {
+		p, err := e.Next(c.t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err := errors.Join(err, in.Add(p)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if _, err := in.Complete(c.t.Context(), e.Summary()); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := to.Restore(id, q.Term, e.Header()); err != nil {
+		c.t.Fatal(err)
+	}
+	c.snapshots++
+	s.ReportSnapshot(q.Group, q.To, true)
 }
 
 func (c *cluster) tick(n int) {

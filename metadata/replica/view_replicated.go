@@ -78,6 +78,8 @@ func (e *Replicated) readIndex(ctx context.Context, group uint32) (uint64, error
 			return index, nil
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
+		case <-e.fenced:
+			return 0, *e.failure.Load()
 		case <-timer.C:
 		}
 	}
@@ -120,6 +122,8 @@ func (e *Replicated) viewAt(ctx context.Context, group uint32, index uint64) (*r
 		case <-progress:
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
+		case <-e.fenced:
+			return nil, nil, *e.failure.Load()
 		}
 	}
 }
