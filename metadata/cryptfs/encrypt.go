@@ -14,7 +14,7 @@ import (
 
 // Plain lists the files below dir whose content lies there unencrypted, with
 // their paths, in order. Only those for whose base name which returns true are
-// looked at.
+// looked at. The store may be open.
 func (f *FS) Plain(dir string, which func(name string) bool) ([]string, error) {
 	names, err := f.FS.List(dir)
 	if err != nil {
@@ -41,17 +41,58 @@ func (f *FS) Plain(dir string, which func(name string) bool) ([]string, error) {
 			continue
 		}
 		k, err := f.kindOf(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist), k == encrypted: // even if it cannot be read: who opens it is told
+		case err != nil:
 			return nil, err
-		}
-		if k == plain {
+		case k == plain:
 			found = append(found, path)
 		}
 	}
 	return found, nil
+}
+
+// Encrypted reports whether one of the files in dir is encrypted. A directory
+// that is not there holds none.
+func Encrypted(below vfs.FS, dir string) (bool, error) {
+	names, err := below.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cryptfs: %w", err)
+	}
+	f := &FS{FS: below}
+	for _, name := range names {
+		path := below.PathJoin(dir, name)
+		if info, err := below.Stat(path); err != nil || info.IsDir() {
+			continue
+		}
+		if k, _ := f.kindOf(path); k == encrypted { // one whose header is damaged, too
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Check opens every file in dir, and returns the first error: one that wraps
+// [ErrKey] if the key is not theirs. Files that go away meanwhile are no error.
+func (f *FS) Check(dir string) error {
+	names, err := f.FS.List(dir)
+	if err != nil {
+		return fmt.Errorf("cryptfs: %w", err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		file, err := f.Open(f.FS.PathJoin(dir, name))
+		if err == nil {
+			err = file.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // IsTable reports whether a file name is that of a table of Pebble's, which

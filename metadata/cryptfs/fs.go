@@ -77,10 +77,8 @@ type FS struct {
 	vfs.FS
 	key     *Key // behind a pointer, which is all that printing an FS shows
 	store   topology.DriveID
+	random  *random
 	buffers sync.Pool // of *[]byte, bufferBytes long
-
-	mu     sync.Mutex // held while random is read
-	random io.Reader
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -94,12 +92,32 @@ func New(fs vfs.FS, o Options) (*FS, error) {
 		return nil, errors.New("cryptfs: key or store id is missing")
 	}
 	key := o.Key
-	f := &FS{FS: fs, key: &key, store: o.Store, random: o.Random}
+	return newFS(fs, &key, o.Store, &random{r: o.Random}), nil
+}
+
+func newFS(fs vfs.FS, key *Key, store topology.DriveID, r *random) *FS {
+	f := &FS{FS: fs, key: key, store: store, random: r}
 	f.buffers.New = func() any {
 		b := make([]byte, bufferBytes)
 		return &b
 	}
-	return f, nil
+	return f
+}
+
+// Around returns a file system with the same key around another one.
+func (f *FS) Around(fs vfs.FS) *FS { return newFS(fs, f.key, f.store, f.random) }
+
+// random is a source that several goroutines may read.
+type random struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (r *random) fill(b []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, err := io.ReadFull(r.r, b)
+	return err
 }
 
 // Format writes what may be shown, for every verb of package fmt.
@@ -121,10 +139,7 @@ func (f *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, erro
 // inner after an error.
 func (f *FS) writer(name string, inner vfs.File) (vfs.File, error) {
 	h := header{store: f.store}
-	f.mu.Lock()
-	_, err := io.ReadFull(f.random, h.salt[:])
-	f.mu.Unlock()
-	if err != nil {
+	if err := f.random.fill(h.salt[:]); err != nil {
 		return nil, errors.Join(fmt.Errorf("cryptfs: %s: random source: %w", name, err), inner.Close())
 	}
 	s, check, err := derive(f.key, &h)

@@ -160,15 +160,23 @@ type Options struct {
 	Random  io.Reader // a cryptographic source
 	Now     time.Time
 	KDF     KDF // zero means DefaultKDF
+	// State is the store in a state directory that has a key from the
+	// beginning; zero means none.
+	State topology.DriveID
 }
 
-// Create makes the keyring of a new cluster, version 1, with one master key
-// and no drives, and its recovery code. The code is to be shown once and is
+// Create makes the keyring of a new cluster, version 1, with one master key,
+// no drives and at most one state directory, and its recovery code. The code is to be shown once and is
 // kept nowhere.
 func Create(o Options) (k *Keyring, code string, err error) {
 	k = &Keyring{cluster: o.Cluster}
 	if k, err = k.Rotate(o.Random, o.Now); err != nil {
 		return nil, "", err
+	}
+	if !o.State.IsZero() {
+		if k, err = k.WithState(o.Random, o.State); err != nil {
+			return nil, "", err
+		}
 	}
 	k, code, err = k.ReplaceCode(o.Random, o.KDF)
 	if err != nil {
