@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/cmd/ruche/server"
 	"github.com/ruche-storage/ruche/gateway/admin"
 )
@@ -75,18 +76,24 @@ works is not replaced: unmount or empty it first.`,
 
 func (a *app) driveFsckCommand() *cobra.Command {
 	var rebuild bool
+	var keyring string
 	c := &cobra.Command{
 		Use:   "fsck PATH",
 		Short: "Check a drive that no server uses",
 		Long: `Reads and verifies every record of the drive at PATH, and adds to its index what
 is missing there. It works offline: stop the server first. It deletes nothing;
-the exit code is 1 if bad records were found.`,
-		Example: `  ruche drive fsck /srv/d3
+the exit code is 1 if bad records were found. If the index is encrypted, the
+keyring of the server is needed, or the index is made anew from the records.`,
+		Example: `  ruche drive fsck /srv/d3 --keyring /var/lib/ruche/keyring
   ruche drive fsck /srv/d3 --rebuild-index`,
 		Args: needs("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			report, err := server.Fsck(cmd.Context(), args[0], rebuild, a.now, log)
+			name, err := a.keyringFile(keyring)
+			if err != nil {
+				return err
+			}
+			report, err := server.Fsck(cmd.Context(), args[0], server.FsckOptions{Rebuild: rebuild, Keyring: name, Now: a.now, Log: log})
 			if err != nil {
 				return err
 			}
@@ -100,5 +107,27 @@ the exit code is 1 if bad records were found.`,
 		},
 	}
 	c.Flags().BoolVar(&rebuild, "rebuild-index", false, "throw the index away and make it anew")
+	c.Flags().StringVar(&keyring, "keyring", "", "keyring of the server (default that of the state directory)")
+	c.Flags().StringVar(&a.data, "data", "", "state directory of the server [RUCHE_DATA]")
 	return c
+}
+
+// keyringFile is the keyring that was named, or that of the state directory;
+// empty if there is none.
+func (a *app) keyringFile(named string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	settings, err := config.Load(config.Source{File: a.file(), Environ: a.environ})
+	if err != nil {
+		return "", &usageError{err}
+	}
+	if settings.Keyring != "" {
+		return settings.Keyring, nil
+	}
+	dir := a.stateDir(settings)
+	if dir == "" {
+		return "", nil
+	}
+	return filepath.Join(dir, "keyring"), nil
 }

@@ -11,6 +11,11 @@ type Circumstances struct {
 	MetadataFull       bool
 	OnDriveLossRefuses bool
 	StateDir           string
+	// PlainUntilRestart: encryption is on, and the metadata in StateDir, made
+	// by an earlier version, is encrypted from the next start on. PlainFiles
+	// are those that are still to be replaced.
+	PlainUntilRestart bool
+	PlainFiles        int64
 }
 
 // Judge fills Health, Summary and Warnings of a status from its other fields.
@@ -107,6 +112,13 @@ func warnings(s *Status, c Circumstances) (out []Warning) {
 	out = append(out, metadataWarnings(&s.Metadata, c)...)
 	if !s.Encryption {
 		warn("encryption-off", "What is stored is not encrypted.", "copy the buckets to a store that was started with encryption on")
+	}
+	if c.PlainUntilRestart {
+		warn("metadata-plain", "The names of objects lie unencrypted in "+c.StateDir+", as an earlier version left them.",
+			"start the server again: from then on they are encrypted, with the files that are there")
+	} else if c.PlainFiles > 0 {
+		warn("metadata-plain", things(c.PlainFiles, "file")+" of the metadata and of indexes lie unencrypted, as an earlier version left them, and are being replaced.",
+			"wait; if the number does not fall, read the log and start the server again")
 	}
 	if s.Repair.CollectionOff {
 		warn("collection-off", "The metadata was found older than the drives, as after a restore from a backup: nothing that is deleted is freed.",

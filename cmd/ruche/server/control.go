@@ -148,7 +148,7 @@ func (c *control) Status(ctx context.Context) (*admin.Status, error) {
 	s.Safety.BackInSeconds, s.Safety.Unrepairable = repair.ETA, int64(len(repair.Unrepairable))
 	admin.Judge(s, admin.Circumstances{
 		KeyringVerified: !ring.Verified.IsZero(), OnDriveLossRefuses: p.c.OnDriveLoss == "refuse",
-		MetadataFull: p.meta.Metrics().Full, StateDir: p.dir,
+		MetadataFull: p.meta.Metrics().Full, StateDir: p.dir, PlainUntilRestart: p.stateIsPlain(), PlainFiles: p.plain.left.Load(),
 	})
 	return s, nil
 }

@@ -16,8 +16,11 @@ import (
 )
 
 const (
-	identityFormat = 1
-	site           = topology.SiteID("site1") // of a store on one machine
+	// identityFormat 2 came with encrypted metadata, which an older program
+	// would take for damaged.
+	identityFormat      = 2
+	identityFormatPlain = 1
+	site                = topology.SiteID("site1") // of a store on one machine
 )
 
 // How far the first start came.
@@ -70,6 +73,17 @@ type identity struct {
 	// Incarnations say how often each drive was opened by this store. A drive
 	// that says less is a copy made earlier.
 	Incarnations map[topology.DriveID]uint64 `json:"incarnations,omitempty"`
+	// State is the store in this directory. It is missing if encryption is
+	// off, and as long as its key is not needed.
+	State *stateStore `json:"state_store,omitempty"`
+}
+
+// stateStore is what the keyring knows the stores in a state directory by.
+type stateStore struct {
+	ID topology.DriveID `json:"id"`
+	// Keyed says that the key may be used: it is in the sealed keyring on more
+	// than half of the drives, or nothing is stored yet.
+	Keyed bool `json:"keyed"`
 }
 
 type slot struct {
@@ -100,8 +114,21 @@ func newIdentity(c *config.Config) (*identity, error) {
 		}
 		id.Slots = append(id.Slots, slot{Path: abs})
 	}
+	if id.Encryption {
+		id.State = &stateStore{ID: newStoreID(), Keyed: true}
+	}
 	return id, nil
 }
+
+// newStoreID chooses the id of a store: a UUID of version 4, as drives have.
+func newStoreID() topology.DriveID {
+	id := topology.DriveID(newID())
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	return id
+}
+
+// keyed reports whether what lies in the state directory is encrypted.
+func (i *identity) keyed() bool { return i.State != nil && i.State.Keyed }
 
 // readIdentity returns nil if there is no cluster.json.
 func readIdentity(dir string) (*identity, error) {
@@ -121,7 +148,7 @@ func readIdentity(dir string) (*identity, error) {
 	if err != nil {
 		return nil, &StartError{Damaged, name, "restore the state directory from its backup", err}
 	}
-	if id.Format != identityFormat {
+	if id.Format < identityFormatPlain || id.Format > identityFormat {
 		return nil, &StartError{Damaged, fmt.Sprintf("%s has format %d, this program knows %d", name, id.Format, identityFormat), "start the version of ruche that wrote it", nil}
 	}
 	return &id, nil
@@ -129,6 +156,9 @@ func readIdentity(dir string) (*identity, error) {
 
 func (i *identity) save(dir string) error {
 	name := filepath.Join(dir, "cluster.json")
+	if i.Format = identityFormatPlain; i.keyed() {
+		i.Format = identityFormat
+	}
 	return fileError("write "+name, writeJSON(name, i, 0o600))
 }
 

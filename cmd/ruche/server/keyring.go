@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,10 +87,15 @@ func openKeyring(path string, cluster id128, now func() time.Time, log *slog.Log
 	return &keyKeeper{path: path, now: now, log: log, ring: ring}, nil
 }
 
-// createKeyring makes the keyring of a new cluster. The recovery code is shown
-// before the file exists: whoever finds the file has seen its code.
-func createKeyring(path string, cluster id128, kdf keyring.KDF, now func() time.Time, show func(code string) error) error {
-	ring, code, err := keyring.Create(keyring.Options{Cluster: keyring.ClusterID(cluster), Random: rand.Reader, Now: now(), KDF: kdf})
+// createKeyring makes the keyring of a new cluster, with a key for the state
+// directory if that has a store. The recovery code is shown before the file
+// exists: whoever finds the file has seen its code.
+func createKeyring(path string, id *identity, kdf keyring.KDF, now func() time.Time, show func(code string) error) error {
+	o := keyring.Options{Cluster: keyring.ClusterID(id.Cluster), Random: rand.Reader, Now: now(), KDF: kdf}
+	if id.State != nil {
+		o.State = id.State.ID
+	}
+	ring, code, err := keyring.Create(o)
 	if err != nil {
 		return fmt.Errorf("make keyring: %w", err)
 	}
@@ -114,28 +120,65 @@ func (k *keyKeeper) set(ring *keyring.Keyring) {
 	k.ring = ring
 }
 
-// admit gives every drive a key of its own in the keyring and a sealed copy of
-// it. active is how many drives the store has, open or not: a changed keyring
-// must be on more than half of them, an unchanged one on more than half of
-// those that are open.
-func (k *keyKeeper) admit(drives []keyringDrive, active int) error {
+// know gives drives keys in the keyring, before they are opened: the index of a
+// drive lies encrypted under its key. Unlike anything else it is made anew if
+// the key is lost, so the copies of the keyring may follow, by admit.
+func (k *keyKeeper) know(ids []topology.DriveID) error {
 	k.changing.Lock()
 	defer k.changing.Unlock()
-	ids := make([]topology.DriveID, len(drives))
-	for i, d := range drives {
-		ids[i] = d.ID()
-	}
-	before := k.current()
-	ring, err := before.WithDrives(rand.Reader, ids...)
+	ring, err := k.current().WithDrives(rand.Reader, ids...)
 	if err != nil {
 		return fmt.Errorf("keys of drives: %w", err)
 	}
-	if ring != before {
-		if err := ring.Save(vfs.Default, k.path); err != nil {
-			return fileError("write keyring "+k.path, err)
-		}
-		k.set(ring)
-		k.unspread = true
+	return k.change(ring)
+}
+
+// change saves a keyring, if it is another one, and puts it in force. The
+// caller holds changing, and spreads it.
+func (k *keyKeeper) change(ring *keyring.Keyring) error {
+	if ring == k.current() {
+		return nil
+	}
+	if err := ring.Save(vfs.Default, k.path); err != nil {
+		return fileError("write keyring "+k.path, err)
+	}
+	k.set(ring)
+	k.unspread = true
+	return nil
+}
+
+// admitState gives the store in the state directory a key, and the drives
+// sealed copies of the keyring. With a nil error the key may be used.
+func (k *keyKeeper) admitState(id topology.DriveID, drives []keyringDrive, active int) error {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	ring, err := k.current().WithState(rand.Reader, id)
+	if err != nil {
+		return fmt.Errorf("key of the state directory: %w", err)
+	}
+	if err := k.change(ring); err != nil {
+		return err
+	}
+	return k.spread(ring, drives, active)
+}
+
+// admit gives every drive a key of its own in the keyring and a sealed copy of
+// it, and the drives that are about to be opened a key. active is how many drives the store has, open or not: a changed keyring
+// must be on more than half of them, an unchanged one on more than half of
+// those that are open.
+func (k *keyKeeper) admit(drives []keyringDrive, active int, coming ...topology.DriveID) error {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	ids := slices.Clone(coming)
+	for _, d := range drives {
+		ids = append(ids, d.ID())
+	}
+	ring, err := k.current().WithDrives(rand.Reader, ids...)
+	if err != nil {
+		return fmt.Errorf("keys of drives: %w", err)
+	}
+	if err := k.change(ring); err != nil {
+		return err
 	}
 	return k.spread(ring, drives, active)
 }
@@ -149,11 +192,9 @@ func (k *keyKeeper) retire(id topology.DriveID, drives []keyringDrive, active in
 	if ring == before {
 		return nil
 	}
-	if err := ring.Save(vfs.Default, k.path); err != nil {
-		return fileError("write keyring "+k.path, err)
+	if err := k.change(ring); err != nil {
+		return err
 	}
-	k.set(ring)
-	k.unspread = true
 	return k.spread(ring, drives, active)
 }
 

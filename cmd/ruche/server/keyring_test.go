@@ -44,7 +44,7 @@ func TestKeyringMajority(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keyring")
 	cluster := newID()
-	if err := createKeyring(path, cluster, quickKDF, time.Now, func(string) error { return nil }); err != nil {
+	if err := createKeyring(path, &identity{Cluster: cluster}, quickKDF, time.Now, func(string) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	ring, err := openKeyring(path, cluster, time.Now, slog.New(slog.DiscardHandler))

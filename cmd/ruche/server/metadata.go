@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/cryptfs"
 	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
@@ -35,8 +36,12 @@ func (p *process) openMetadata(context.Context) error {
 		return &StartError{MetadataLost, dir + " is missing while drives hold data",
 			"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
 	}
+	files, err := p.stateFS()
+	if err != nil {
+		return err
+	}
 	meta, err := replica.Open(dir, replica.Options{
-		Now: p.Now, Logger: p.Log.With("part", "metadata"), AcceptClock: p.c.AcceptClock,
+		FS: files, Now: p.Now, Logger: p.Log.With("part", "metadata"), AcceptClock: p.c.AcceptClock,
 		OnFailure: func(err error) {
 			select {
 			case p.failed <- err:
@@ -46,6 +51,9 @@ func (p *process) openMetadata(context.Context) error {
 	})
 	if errors.Is(err, replica.ErrAbsurdClock) {
 		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
+	}
+	if errors.Is(err, cryptfs.ErrKey) {
+		return p.keyringMismatch(err)
 	}
 	if err != nil {
 		return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)

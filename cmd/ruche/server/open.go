@@ -53,8 +53,8 @@ func startError(dir string, err error) error {
 // and within each, and is carried on by the next.
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
-		p.openState, p.bind, p.identify, p.openKeyring, p.openMetadata, p.checkKeyring, p.openDrives,
-		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.settle,
+		p.openState, p.bind, p.identify, p.openKeyring, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
+		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.settle,
 	}
 }
 
@@ -126,7 +126,7 @@ func (p *process) openKeyring(context.Context) (err error) {
 		return err
 	}
 	if _, err := os.Stat(path); p.first.is && errors.Is(err, fs.ErrNotExist) {
-		if err := createKeyring(path, p.id.Cluster, p.KDF, p.Now, p.showRecoveryCode); err != nil {
+		if err := createKeyring(path, p.id, p.KDF, p.Now, p.showRecoveryCode); err != nil {
 			return err
 		}
 	}
@@ -169,6 +169,9 @@ func (p *process) openDrives(ctx context.Context) error {
 		if err := p.formatAll(paths); err != nil {
 			return err
 		}
+		if err := p.knowDrives(ctx); err != nil {
+			return err
+		}
 	}
 	n, refused, err := node.Open(ctx, p.nodeOptions(), paths)
 	if err != nil {
@@ -194,7 +197,7 @@ func (p *process) openDrives(ctx context.Context) error {
 		return err
 	}
 	if newest := newestSealed(keyringDrives(n)); newest > p.ring.current().Version() {
-		return p.keyringMismatch(fmt.Errorf("it is version %d, and drives hold sealed copies of version %d", p.ring.current().Version(), newest))
+		return p.olderKeyring(newest)
 	}
 	active, err := p.activeDrives(ctx)
 	if err != nil {
@@ -269,6 +272,9 @@ func (p *process) nodeOptions() node.Options {
 	o := node.Options{
 		Clock: clock{p.Now}, Log: p.Log.With("part", "node"), Cluster: node.ClusterID(p.id.Cluster), Incarnations: maps.Clone(p.id.Incarnations),
 		PreallocateBytes: orNone(int64(p.c.Preallocate)), ScrubBytesPerSecond: int64(p.c.ScrubRate), OnBadShard: p.badShard,
+	}
+	if p.id.Encryption {
+		o.IndexFS = p.indexFS
 	}
 	if p.c.ScrubRate == 0 {
 		o.ScrubInterval = -1 // on demand, at the default rate

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway"
 	"github.com/ruche-storage/ruche/gateway/object"
@@ -62,6 +64,8 @@ type process struct {
 	conditions *conditions
 	away       []node.Refused // paths that were not opened, fixed at start
 	back       returned
+	stateFiles vfs.FS // of what lies in the state directory; see stateFS
+	plain      plainFiles
 	hanging    bool // the engine ended while calls on drives had not returned
 	root       Credentials
 	keys       *accessKeys

@@ -18,8 +18,8 @@ import (
 // A replacement is done in steps, each of which may be repeated:
 //
 //  1. cluster.json notes path and lost drive
-//  2. the directory is formatted and opened
-//  3. the keyring gets a key of the new drive
+//  2. the directory is formatted
+//  3. the keyring gets a key of the new drive, and the drive is opened
 //  4. the engine puts the new drive into its tables, where the lost one is
 //     draining until everything was rebuilt, and retired then
 //  5. cluster.json forgets about it
@@ -112,6 +112,19 @@ func (p *process) begunDrive(ctx context.Context, path string, id topology.Drive
 		}
 		return d, nil
 	}
+	return p.addDrive(ctx, path, id)
+}
+
+// addDrive opens a drive that was formatted, when the keyring has a key of it:
+// its index lies under that.
+func (p *process) addDrive(ctx context.Context, path string, id topology.DriveID) (*node.Drive, error) {
+	active, err := p.activeDrives(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.ring.admit(keyringDrives(p.node), active, id); err != nil {
+		return nil, err
+	}
 	if _, err := p.node.AddDrive(ctx, path); err != nil {
 		return nil, driveError(path, err)
 	}
@@ -175,11 +188,11 @@ func (p *process) note(change func(*identity)) error {
 // open already.
 func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) error {
 	if open == nil {
-		id, err := p.node.Replace(ctx, r.Path, node.Formatting{Node: p.id.Node, Site: site, Incarnation: 1})
+		id, err := format(r.Path, p.id)
 		if err != nil {
-			return driveError(r.Path, err)
+			return err
 		}
-		if open, err = p.node.Drive(id); err != nil {
+		if open, err = p.addDrive(ctx, r.Path, id); err != nil {
 			return err
 		}
 	}

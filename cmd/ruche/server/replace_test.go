@@ -126,7 +126,7 @@ func TestReplacementIsTriedAgain(t *testing.T) {
 // checkTables looks at what the metadata says of two drives, which may be one.
 func checkTables(t *testing.T, dir string, old, now topology.DriveID) {
 	t.Helper()
-	meta, err := replica.Open(filepath.Join(dir, "metadata"), replica.Options{})
+	meta, err := replica.Open(filepath.Join(dir, "metadata"), replica.Options{FS: stateFiles(t, dir)})
 	if err != nil {
 		t.Fatal(err)
 	}

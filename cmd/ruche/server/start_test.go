@@ -293,7 +293,7 @@ func TestKeyringErrors(t *testing.T) {
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
 		}
-		if err := createKeyring(name, id.Cluster, quickKDF, time.Now, func(string) error { return nil }); err != nil {
+		if err := createKeyring(name, &identity{Cluster: id.Cluster}, quickKDF, time.Now, func(string) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		_, err = attempt(t, settings(t, dir, nil), nil)
@@ -518,7 +518,7 @@ func TestAStateDirectoryThatIsDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"", "{", "{}", strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1), strings.Replace(string(whole), `"ready"`, `"unknown"`, 1)} {
+	for _, text := range []string{"", "{", "{}", strings.Replace(string(whole), `"format": 2`, `"format": 3`, 1), strings.Replace(string(whole), `"ready"`, `"unknown"`, 1)} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -648,7 +648,7 @@ func TestFirstStartGoesOnAfterACrash(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "data")
 		c := settings(t, dir, nil)
 		p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: &bytes.Buffer{}, KDF: quickKDF})
-		for _, step := range p.steps()[:6] {
+		for _, step := range p.steps()[:7] {
 			if err := step(t.Context()); err != nil {
 				t.Fatal(err)
 			}
