@@ -27,6 +27,7 @@ import (
 	"github.com/ruche-storage/ruche/metadata/keyring"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/replica/backup"
+	"github.com/ruche-storage/ruche/metadata/replica/commandlog"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
@@ -71,7 +72,7 @@ func open(t testing.TB, fs vfs.FS, dir string) *replica.Local {
 	return l
 }
 
-func commit(t testing.TB, l *replica.Local, c *metadata.Command) {
+func commit(t testing.TB, l replica.Engine, c *metadata.Command) {
 	t.Helper()
 	c.Version = metadata.CommandVersion
 	if _, err := l.Commit(context.Background(), c); err != nil {
@@ -84,7 +85,7 @@ func bucket(group uint32) metadata.BucketRef {
 }
 
 // prepare opens a bucket in some groups, so that objects can be put into them.
-func prepare(t testing.TB, l *replica.Local, groups ...uint32) {
+func prepare(t testing.TB, l replica.Engine, groups ...uint32) {
 	t.Helper()
 	commit(t, l, &metadata.Command{Kind: metadata.KindPutAccount, Account: &metadata.Account{ID: metadata.AccountID{1}, Name: "root"}})
 	for _, g := range groups {
@@ -93,7 +94,7 @@ func prepare(t testing.TB, l *replica.Local, groups ...uint32) {
 }
 
 // put stores an inline object.
-func put(t testing.TB, l *replica.Local, group uint32, key, body string) {
+func put(t testing.TB, l replica.Engine, group uint32, key, body string) {
 	t.Helper()
 	v := metadata.Version{Null: true, Bytes: int64(len(body)), ETag: "x"}
 	id := metadata.RequestID([]byte(fmt.Sprintf("%3d%13s", group, key)))
@@ -115,7 +116,7 @@ func body(t testing.TB, l *replica.Local, group uint32, key string) string {
 }
 
 // dump returns all rows of a store but those of what a restoration changes.
-func dump(t testing.TB, l *replica.Local) map[string]string {
+func dump(t testing.TB, l replica.Engine) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := l.Whole(t.Context(), func(_ context.Context, it *pebble.Iterator) error {
@@ -134,7 +135,7 @@ func dump(t testing.TB, l *replica.Local) map[string]string {
 	return all
 }
 
-func write(t testing.TB, l *replica.Local, keys *keyring.Keyring) ([]byte, backup.Totals) {
+func write(t testing.TB, l replica.Engine, keys *keyring.Keyring) ([]byte, backup.Totals) {
 	t.Helper()
 	var b bytes.Buffer
 	_, totals, err := backup.Write(t.Context(), &b, l, backup.Options{Cluster: cluster, Now: start, Random: source(7), Keys: keys})
@@ -320,6 +321,66 @@ func count(t *testing.T, l *replica.Local, group uint32) int64 {
 		t.Fatal(err)
 	}
 	return u.Objects
+}
+
+// TestSeveralCopies restores the backup of a replicated engine as one copy.
+func TestSeveralCopies(t *testing.T) {
+	t.Parallel()
+	var places []replica.Place
+	for id := uint64(1); id <= 3; id++ {
+		p := replica.Place{Dir: "meta", FS: vfs.NewMem()}
+		o := replica.StoreOptions{Options: options(p.FS), Rand: source(byte(id))}
+		if err := replica.CreateStore(p.Dir, commandlog.Identity{Cluster: cluster, Store: [16]byte{byte(id)}, Replica: id}, []uint64{1, 2, 3}, o); err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, p)
+	}
+	e, err := replica.OpenReplicated(places, replica.ReplicatedOptions{Tick: 10 * time.Millisecond, StoreOptions: replica.StoreOptions{Options: options(nil), Rand: source(4)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	prepare(t, e, 3, 9)
+	for i := range 50 {
+		put(t, e, uint32(3+i%2*6), fmt.Sprint("key", i), fmt.Sprint("body", i))
+	}
+	b, _ := write(t, e, nil)
+	fs := vfs.NewMem()
+	parent(t, fs)
+	if _, err := backup.Restore(t.Context(), bytes.NewReader(b), restoring(fs, nil)); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, fs, "state/meta")
+	got, want := dump(t, l), dump(t, e)
+	for k, v := range want {
+		if got[k] != v {
+			t.Fatalf("row %x is %q, want %q", k, got[k], v)
+		}
+	}
+	if len(got) != len(want) || len(want) < 100 {
+		t.Errorf("%d rows, want %d", len(got), len(want))
+	}
+	if logged(t, l, 3) {
+		t.Error("the restored store has a place in a log")
+	}
+}
+
+// logged reports whether a group's row of its place in a log is there.
+func logged(t *testing.T, l *replica.Local, group uint32) (found bool) {
+	t.Helper()
+	err := l.Whole(t.Context(), func(_ context.Context, it *pebble.Iterator) error {
+		key := append(binary.BigEndian.AppendUint32(nil, group), 0x06)
+		found = it.SeekGE(key) && bytes.Equal(it.Key(), key)
+		return it.Error()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // small is a backup of a few rows.
