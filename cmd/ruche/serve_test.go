@@ -179,11 +179,19 @@ func (s *instance) s3(method, path string, body io.Reader, length int64) (*http.
 }
 
 func s3As(ctx context.Context, base, user, secret, method, path string, body io.Reader, length int64) (*http.Response, error) {
+	return s3With(ctx, base, user, secret, method, path, body, length, nil)
+}
+
+// s3With makes a signed request with headers.
+func s3With(ctx context.Context, base, user, secret, method, path string, body io.Reader, length int64, headers map[string]string) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return nil, err
 	}
 	r.ContentLength = length
+	for name, value := range headers {
+		r.Header.Set(name, value)
+	}
 	signer := &sigv4.Signer{AccessKey: user, Secret: secret, Region: "fr-metro"}
 	if err := signer.Sign(r, sigv4.UnsignedPayload, time.Now()); err != nil {
 		return nil, err

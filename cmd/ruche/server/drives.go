@@ -69,8 +69,8 @@ func checkOwner(all []found, own id128, state string) error {
 func checkFresh(all []found, state string) error {
 	if owners := clusters(all); len(owners) > 0 {
 		return &StartError{MetadataLost, fmt.Sprintf("state directory %s is empty but drives belong to cluster %s", state, owners[0]),
-			"give --data the state directory of that cluster, or restore it from its backup; without it the objects on these drives cannot be found. " +
-				"To begin anew and lose them, empty the drive directories yourself", nil}
+			"give --data the state directory of that cluster, or restore it from its backup; if it is lost, make it anew from the drives with \"ruche recover\". " +
+				"To begin anew and lose the objects on these drives, empty the drive directories yourself", nil}
 	}
 	for _, f := range all {
 		if !errors.Is(f.err, node.ErrUnformatted) {

@@ -306,9 +306,9 @@ func (p *process) openCredentials(context.Context) (err error) {
 	return err
 }
 
-// openTables commits, at the first start only, which drives there are and how
-// placement groups lie on them. The commands have no proposer of their own, so
-// they carry epoch 0.
+// openTables commits, at the first start only, which version of commands all
+// groups have, which drives there are and how placement groups lie on them. The
+// commands have no proposer of their own, so they carry epoch 0.
 func (p *process) openTables(ctx context.Context) error {
 	drives, err := p.meta.Drives(ctx)
 	if err != nil {
@@ -321,9 +321,12 @@ func (p *process) openTables(ctx context.Context) error {
 	if !p.first.is {
 		if len(drives.Drives) == 0 || len(pgs.Groups) == 0 {
 			return &StartError{MetadataLost, "the metadata in " + p.dir + " is empty while drives hold data",
-				"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
+				"restore the state directory from its backup, or move " + p.localPath() + " away and make it anew from the drives with \"ruche recover\"", nil}
 		}
 		return nil
+	}
+	if err := p.raiseVersions(ctx); err != nil {
+		return err
 	}
 	if len(drives.Drives) == 0 {
 		drives = p.newDriveTable()
@@ -343,6 +346,18 @@ func (p *process) openTables(ctx context.Context) error {
 		}
 	}
 	return p.putPGs(ctx, pgs)
+}
+
+// raiseVersions gives all groups of a new store the newest version of commands.
+// Raising it again does nothing.
+func (p *process) raiseVersions(ctx context.Context) error {
+	for group := range uint32(metadata.DataGroups + 1) {
+		cmd := &metadata.Command{Kind: metadata.KindClusters, Group: group, Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}}
+		if _, err := commit(ctx, p.meta, cmd); err != nil {
+			return fmt.Errorf("command version of group %d: %w", group, err)
+		}
+	}
+	return nil
 }
 
 // noticeRestore finds out whether the metadata is older than the drives: a

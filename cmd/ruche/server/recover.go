@@ -95,18 +95,17 @@ func (r *recoverer) whose(context.Context) (err error) {
 	if r.id, err = readIdentity(r.dir); err != nil {
 		return err
 	}
-	if r.known = r.id != nil; r.known {
-		if r.id.Phase == phaseStarting {
-			return &StartError{NothingToRecover, "the first start in " + r.dir + " has not ended: nothing was stored yet",
-				"start the server; it goes on where it was", nil}
-		}
-		return checkOwner(r.found, r.id.Cluster, r.dir)
+	if r.known = r.id != nil; r.known && r.id.Phase == phaseStarting {
+		return &StartError{NothingToRecover, "the first start in " + r.dir + " has not ended: nothing was stored yet",
+			"start the server; it goes on where it was", nil}
 	}
 	owners := clusters(r.found)
 	switch {
 	case len(owners) == 0:
 		return &StartError{NothingToRecover, fmt.Sprintf("none of the directories %v is a drive of a cluster", r.c.DrivePaths()),
 			"mount the drives and name them with --drives", errors.Join(surveyErrors(r.found)...)}
+	case r.known:
+		return checkOwner(r.found, r.id.Cluster, r.dir)
 	case len(owners) > 1:
 		return checkOwner(r.found, owners[0], r.dir)
 	}
