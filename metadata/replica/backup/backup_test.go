@@ -122,7 +122,7 @@ func dump(t testing.TB, l replica.Engine) map[string]string {
 	err := l.Whole(t.Context(), func(_ context.Context, it *pebble.Iterator) error {
 		for ok := it.First(); ok; ok = it.Next() {
 			group, table := binary.BigEndian.Uint32(it.Key()), it.Key()[4]
-			if table == 0x06 || group == metadata.RootGroup && (table == 0x01 || table == 0x04 || table == 0x05 || table == 0x15 || table == 0x2f) {
+			if table == 0x06 || group == metadata.RootGroup && (table == 0x01 || table == 0x04 || table == 0x05 || table == 0x15 || table == 0x16 || table == 0x2f) {
 				continue
 			}
 			all[string(it.Key())] = string(it.Value())
@@ -345,16 +345,25 @@ func TestSeveralCopies(t *testing.T) {
 		}
 	})
 	prepare(t, e, 3, 9)
+	commit(t, e, &metadata.Command{Kind: metadata.KindClusters, Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}})
+	commit(t, e, &metadata.Command{Kind: metadata.KindPutStores, Stores: &metadata.StoreTable{Version: 1, Stores: []metadata.Store{
+		{Replica: 1, ID: [16]byte{1}, Role: metadata.StoreVoter}, {Replica: 2, ID: [16]byte{2}, Role: metadata.StoreVoter},
+		{Replica: 3, ID: [16]byte{3}, Role: metadata.StoreVoter}, {Replica: 5, ID: [16]byte{5}, Role: metadata.StoreGone},
+	}}})
 	for i := range 50 {
 		put(t, e, uint32(3+i%2*6), fmt.Sprint("key", i), fmt.Sprint("body", i))
 	}
 	b, _ := write(t, e, nil)
 	fs := vfs.NewMem()
 	parent(t, fs)
-	if _, err := backup.Restore(t.Context(), bytes.NewReader(b), restoring(fs, nil)); err != nil {
-		t.Fatal(err)
+	res, err := backup.Restore(t.Context(), bytes.NewReader(b), restoring(fs, nil))
+	if err != nil || res.NextReplica != 6 {
+		t.Fatalf("Restore = %+v, %v", res, err)
 	}
 	l := open(t, fs, "state/meta")
+	if stores, err := l.Stores(t.Context()); err != nil || stores.Version != 0 || len(stores.Stores) > 0 {
+		t.Errorf("the restored store knows of %+v, %v", stores, err)
+	}
 	got, want := dump(t, l), dump(t, e)
 	for k, v := range want {
 		if got[k] != v {

@@ -17,6 +17,7 @@ import (
 	"github.com/ruche-storage/ruche/metadata/keyring"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
+	"github.com/ruche-storage/ruche/metadata/state"
 )
 
 // RestoreOptions say what a backup is restored to.
@@ -53,12 +54,17 @@ type Restored struct {
 	Info        Info
 	Totals      Totals
 	Incarnation uint64
+
+	// NextReplica is a replica id above those of all copies that there were
+	// when the backup was written, 1 if there never were several.
+	NextReplica uint64
 }
 
 // Restore makes a store of a single copy from a backup. The store appears in
 // Dir at once, when all of the file was verified and collection is switched
 // off; after an error, or a crash, there is none, and what was begun beside it
-// is removed, at the latest by the next Restore.
+// is removed, at the latest by the next Restore. The table of stores is empty:
+// the copies that there were know another history.
 func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Restored, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -113,12 +119,18 @@ func build(ctx context.Context, in *reader, dir string, o RestoreOptions) (Resto
 		// The backup may be old; the next start will look at the clock.
 		AcceptClock: true}
 	staged := o.FS.PathJoin(dir, "snap")
+	next := make(chan uint64, 1)
 	err := replica.Build(dir, options, func(db *pebble.DB) error {
 		stage, err := snapshot.OpenStage(o.FS, staged, snapshot.StageOptions{})
 		if err != nil {
 			return err
 		}
-		return in.walk(ctx, &installer{db: db, stage: stage})
+		if err := in.walk(ctx, &installer{db: db, stage: stage}); err != nil {
+			return err
+		}
+		id, err := forgetStores(db)
+		next <- id
+		return err
 	})
 	if err != nil {
 		return Restored{}, err
@@ -127,7 +139,24 @@ func build(ctx context.Context, in *reader, dir string, o RestoreOptions) (Resto
 		return Restored{}, err
 	}
 	n, err := renounce(ctx, dir, options, o)
-	return Restored{Info: in.info, Totals: in.totals, Incarnation: n}, err
+	return Restored{Info: in.info, Totals: in.totals, Incarnation: n, NextReplica: <-next}, err
+}
+
+// storesTable is the table of the root's row of all copies.
+const storesTable = 0x16
+
+// forgetStores removes the table of stores, and returns a replica id above all
+// that it has.
+func forgetStores(db *pebble.DB) (next uint64, err error) {
+	t, err := state.NewView(db).Stores()
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range t.Stores {
+		next = max(next, s.Replica)
+	}
+	root, _ := snapshot.Span(metadata.RootGroup)
+	return next + 1, db.Delete(append(root, storesTable), pebble.Sync)
 }
 
 // renounce lets the store in dir free nothing until its operator confirms: what
