@@ -83,9 +83,14 @@ func encrypting(below vfs.FS, key keyring.Key, store topology.DriveID) (*cryptfs
 	return cryptfs.New(below, cryptfs.Options{Key: cryptfs.Key(key), Store: store, Random: rand.Reader})
 }
 
-// indexFS is driveFS for the index of a drive in dir.
+// indexFS is driveFS for the index of a drive in dir. A key that is lost keeps
+// no drive from being opened: its index is made anew.
 func (p *process) indexFS(drive topology.DriveID, dir string, below vfs.FS) (vfs.FS, error) {
 	f, err := p.driveFS(drive, below)
+	if errors.Is(err, keyring.ErrNoKey) {
+		p.Log.Error("the index of a drive lies unencrypted until the next start", "dir", dir, "err", err)
+		return below, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -184,6 +189,26 @@ func (p *process) keyState(ctx context.Context) error {
 		return nil
 	}
 	return p.note(func(id *identity) { id.State.Keyed = true })
+}
+
+// newStateFS is stateFS for stores that are made anew, where nothing of the old
+// ones is left. They have a key at once if enough of the drives that the keyring
+// knows can keep that, else when a server starts. cluster.json is for the caller to save.
+func (p *process) newStateFS() (vfs.FS, error) {
+	lost := false
+	if p.id.keyed() {
+		_, err := p.ring.current().StateKey(p.id.State.ID)
+		lost = errors.Is(err, keyring.ErrNoKey)
+	}
+	if p.id.Encryption && (lost || !p.id.keyed()) {
+		p.id.State = &stateStore{ID: newStoreID()}
+		if err := p.ring.admitState(p.id.State.ID, keyringDrives(p.node), len(p.ring.current().Drives())); err != nil {
+			p.Log.Warn("metadata is not encrypted yet: its key was not stored", "err", err)
+		} else {
+			p.id.State.Keyed = true
+		}
+	}
+	return p.stateFS()
 }
 
 // encryptOld replaces, in the background, the tables that were stored before

@@ -301,8 +301,12 @@ func (r *recoverer) build(ctx context.Context) (err error) {
 	floor := r.all.Newest().Add(time.Microsecond)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	files, err := r.newStateFS()
+	if err != nil {
+		return err
+	}
 	meta, err := replica.Open(dir, replica.Options{
-		Now: func() time.Time {
+		FS: files, Now: func() time.Time {
 			if now := r.Now(); now.After(floor) {
 				return now
 			}
