@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +67,7 @@ func New(o Options) (*Keeper, error) {
 	k := &Keeper{o: o.withDefaults(), writing: make(chan struct{}, parallelGroups)}
 	k.buckets.known = make(map[metadata.BucketID]*bucket)
 	k.root.written = make(map[topology.DriveID]uint64)
-	k.pass.kick = make(chan struct{}, 1)
+	k.pass.kick, k.pass.percent = make(chan struct{}, 1), livePercent
 	for id := range k.groups {
 		k.groups[id] = &group{k: k, id: uint32(id), kick: make(chan struct{}, 1)}
 	}
@@ -212,9 +211,6 @@ func (g *group) manifested(ctx context.Context, upto, set uint64) error {
 	return g.k.o.Propose(ctx, &metadata.Command{Kind: metadata.KindManifested, Group: g.id,
 		Manifested: &metadata.Manifested{Upto: upto, Set: set}})
 }
-
-// errSkipped says that a manifest could not be made of what the state holds.
-var errSkipped = errors.New("keeper: the state holds no manifest of the key")
 
 // bucket is what is needed to seal and open manifests of a bucket. It never
 // changes.

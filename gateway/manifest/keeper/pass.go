@@ -18,6 +18,9 @@ type passes struct {
 	kick  chan struct{} // holds one
 	wrote atomic.Int64  // payload bytes since the last pass, on all drives
 
+	// percent: records of which less counts are written anew.
+	percent int
+
 	last time.Time
 	kept int64 // payload bytes that the last pass found worth keeping
 	// needless tombstones: the last pass has found nothing that they kill.
@@ -32,6 +35,10 @@ const (
 	// pressedPass is the least time between passes while drives are nearly
 	// full.
 	pressedPass = time.Hour
+	// livePercent is how much of a record must count so that it stays as it is,
+	// pressedPercent while drives are nearly full.
+	livePercent    = 50
+	pressedPercent = 90
 )
 
 // due reports whether a pass is worth it before its time.
@@ -50,6 +57,8 @@ type scan struct {
 	groups [groupCount]scanned
 	kept   int64
 	tombs  *tombs
+	// percent: records of which less counts are written anew.
+	percent int
 	// hung: a call that was given up may still write what tombstones kill.
 	hung bool
 }
@@ -100,7 +109,10 @@ func (k *Keeper) newScan(ctx context.Context) (*scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &scan{k: k, layout: l, hung: k.o.Drives.Hanging(), tombs: newTombs(k.pass.share)}
+	s := &scan{k: k, layout: l, hung: k.o.Drives.Hanging(), tombs: newTombs(k.pass.share), percent: k.pass.percent}
+	if k.o.Pressure() {
+		s.percent = max(s.percent, pressedPercent)
+	}
 	for id := uint32(1); id < groupCount; id++ {
 		g := &s.groups[id]
 		if g.row, err = k.o.Metadata.ManifestMembers(ctx, id); err != nil {

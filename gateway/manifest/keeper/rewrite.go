@@ -78,7 +78,7 @@ func (w *rewriter) decide(ctx context.Context, b *bucket, rec *metadata.Record, 
 	switch {
 	case lives == 0:
 		return w.condemn(ctx, rec.PG, rec.Ref(), order)
-	case 2*lives >= total && len(payload) >= smallRecord:
+	case 100*lives >= w.s.percent*total && len(payload) >= smallRecord:
 		w.s.kept += int64(len(payload))
 		return nil
 	}
@@ -97,7 +97,7 @@ func (w *rewriter) decide(ctx context.Context, b *bucket, rec *metadata.Record, 
 		}
 	}
 	r.refs, r.order = append(r.refs, rec.Ref()), max(r.order, order)
-	r.worth = r.worth || 2*lives < total
+	r.worth = r.worth || 100*lives < w.s.percent*total
 	if w.bytes < rewriteBytes {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 // rootRecord keeps the tables of the root on all drives.
 type rootRecord struct {
 	mu      sync.Mutex // one write at a time; guards what follows
-	order   uint64     // of the newest tables that were written, 0 before the first
+	order   uint64     // of the newest tables that were written
 	written map[topology.DriveID]uint64
 }
 
@@ -136,7 +136,8 @@ func (r *rootRecord) tend(ctx context.Context, k *Keeper) error {
 	behind := make(map[topology.DriveID]bool)
 	for i := range table.Drives {
 		id := table.Drives[i].ID
-		if table.Drives[i].State != topology.DriveRetired && k.o.Drives.Writable(id) && (r.order == 0 || r.written[id] < r.order) {
+		written, known := r.written[id]
+		if table.Drives[i].State != topology.DriveRetired && k.o.Drives.Writable(id) && (!known || written < r.order) {
 			behind[id] = true
 		}
 	}
@@ -147,7 +148,7 @@ func (r *rootRecord) tend(ctx context.Context, k *Keeper) error {
 	if err != nil {
 		return fmt.Errorf("keeper: tables of the root: %w", err)
 	}
-	if r.order == 0 {
+	if len(r.written) == 0 {
 		r.order = t.Order
 	}
 	_, errs := r.spread(ctx, k, t, behind)

@@ -34,6 +34,7 @@ const tombsMax = 256 << 10
 // tombs finds out, in one pass, which tombstones kill nothing any more.
 type tombs struct {
 	share  share
+	most   int // keys of each kind
 	stones map[keyHash]stone
 	killed map[keyHash]uint64 // lowest order of a manifest that a tombstone kills
 }
@@ -45,7 +46,7 @@ type stone struct {
 }
 
 func newTombs(s share) *tombs {
-	return &tombs{share: s, stones: make(map[keyHash]stone), killed: make(map[keyHash]uint64)}
+	return &tombs{share: s, most: tombsMax, stones: make(map[keyHash]stone), killed: make(map[keyHash]uint64)}
 }
 
 // kill notes a manifest of a key that is gone. It needs its tombstone even if
@@ -75,7 +76,7 @@ func (t *tombs) stone(k metadata.KeyRef, order uint64, group uint32, settled boo
 
 // shrink halves the share until there are few enough keys.
 func (t *tombs) shrink() {
-	for len(t.stones) > tombsMax || len(t.killed) > tombsMax {
+	for len(t.stones) > t.most || len(t.killed) > t.most {
 
 		t.share.bits++
 		for h := range t.stones {
@@ -94,7 +95,7 @@ func (t *tombs) shrink() {
 // next returns the share of the next pass.
 func (t *tombs) next() share {
 	s := t.share
-	if s.bits > 0 && len(t.stones) < tombsMax/4 && len(t.killed) < tombsMax/4 {
+	if s.bits > 0 && len(t.stones) < t.most/4 && len(t.killed) < t.most/4 {
 		s.bits--
 	}
 	s.value = (s.value + 1) & (1<<s.bits - 1)
