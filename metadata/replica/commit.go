@@ -170,8 +170,8 @@ func (e *Replicated) propose(c *call) {
 		return
 	}
 	c.handed.Add(1)
-	if !r.mail.propose(&attempt{call: c, store: r.id()}) {
-		c.refuse(metadata.ErrOverloaded)
+	if err := r.mail.propose(&attempt{call: c, store: r.id()}); err != nil {
+		c.refuse(err)
 	}
 }
 

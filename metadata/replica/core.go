@@ -252,7 +252,7 @@ func (c *core) Propose(group uint32, data []byte) error {
 
 // dropped says why the member did not take a proposal.
 func (c *core) dropped(m *member) error {
-	if s := m.node.BasicStatus(); s.RaftState == raft.StateLeader && s.LeadTransferee == raft.None {
+	if s := m.node.BasicStatus(); s.RaftState == raft.StateLeader && s.LeadTransferee == raft.None && m.knows(c.replica) {
 		return metadata.ErrOverloaded
 	}
 	return ErrNoLeader
@@ -353,11 +353,11 @@ func (c *core) collect(m *member) {
 			}
 			m.term, m.vote, m.commit = h.GetTerm(), h.GetVote(), h.GetCommit()
 		}
-		if n := len(rd.Entries); n > 0 {
-			m.last = rd.Entries[n-1].GetIndex()
-		}
 		if !raft.IsEmptySnap(rd.Snapshot) {
 			m.last = rd.Snapshot.GetMetadata().GetIndex()
+		}
+		if n := len(rd.Entries); n > 0 {
+			m.last = rd.Entries[n-1].GetIndex()
 		}
 		if s := rd.SoftState; s != nil {
 			c.soft(m, s)

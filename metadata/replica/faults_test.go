@@ -130,8 +130,7 @@ func TestSlowLeader(t *testing.T) {
 	mustPut(t, e, 3)
 	g.release()
 	waitFor(t, "the slow store to catch up", func() bool {
-		all := e.Status(t.Context())
-		return all[0].Groups[3].Applied == all[1].Groups[3].Applied && all[1].Groups[3].Applied == all[2].Groups[3].Applied
+		return allApplied(e.Status(t.Context()))
 	})
 }
 

@@ -2,6 +2,8 @@ package replica
 
 import (
 	"sync"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
 // Bounds of what may wait for a store.
@@ -118,14 +120,17 @@ func (b *mailbox) unreachable(id uint64) {
 	})
 }
 
-func (b *mailbox) propose(a *attempt) bool {
-	return b.put(func(m *mail) bool {
+func (b *mailbox) propose(a *attempt) error {
+	err := ErrNoLeader // the store is gone
+	b.put(func(m *mail) bool {
 		if len(m.proposals) >= b.proposals {
+			err = metadata.ErrOverloaded
 			return false
 		}
-		m.proposals = append(m.proposals, a)
+		m.proposals, err = append(m.proposals, a), nil
 		return true
 	})
+	return err
 }
 
 func (b *mailbox) ask(q question) bool {

@@ -51,6 +51,9 @@ func (r *runner) sendSnapshot(ctx context.Context, q SnapshotRequest) error {
 		return err
 	}
 	defer e.Close()
+	if have := e.Header().Index; have < q.Index {
+		return fmt.Errorf("the state is of position %d, wanted %d: a snapshot is being installed here", have, q.Index)
+	}
 	for attempt := 1; ; attempt++ {
 		err = r.sendPieces(ctx, q, e)
 		if err == nil || ctx.Err() != nil || attempt == sendAttempts {

@@ -96,31 +96,15 @@ func (c *core) Appended(w *AppendWork) {
 	c.append.busy = false
 	for _, it := range w.items {
 		c.guarded(it.group, func(m *member) {
-			now := it.responses
 			if it.snapshot != nil {
-				// Raft may go on to apply what follows the snapshot once the
-				// state is in place.
-				var later []*pb.Message
-				now, later = splitInstalled(it.responses)
-				c.apply.install(m, it.snapshot, later)
+				// The log says from now on that the snapshot will be in place:
+				// Raft may go on, as what follows is applied behind it.
+				c.apply.install(m, it.snapshot)
 				c.learnPeers()
 			}
-			c.deliver(m, now)
+			c.deliver(m, it.responses)
 		})
 	}
-}
-
-// splitInstalled separates the responses that say that a snapshot is part of
-// the state.
-func splitInstalled(responses []*pb.Message) (now, later []*pb.Message) {
-	for _, r := range responses {
-		if r.GetType() == pb.MsgStorageAppendResp && !raft.IsEmptySnap(r.GetSnapshot()) {
-			later = append(later, r)
-		} else {
-			now = append(now, r)
-		}
-	}
-	return now, later
 }
 
 // ApplyWork is what is to be applied to the state, in order. See
@@ -163,8 +147,8 @@ func (q *applyQueue) add(m *member, r *pb.Message) {
 	q.items = append(q.items, &applyItem{group: m.id, entries: r.GetEntries(), responses: r.GetResponses()})
 }
 
-func (q *applyQueue) install(m *member, s *pb.Snapshot, responses []*pb.Message) {
-	q.items = append(q.items, &applyItem{group: m.id, snapshot: s, responses: responses})
+func (q *applyQueue) install(m *member, s *pb.Snapshot) {
+	q.items = append(q.items, &applyItem{group: m.id, snapshot: s})
 }
 
 func (q *applyQueue) take() *ApplyWork {
