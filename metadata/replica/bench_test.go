@@ -21,20 +21,68 @@ func BenchmarkCommit(b *testing.B) {
 	}
 	defer l.Close()
 	prepare(b, l)
-	const writers = 64
-	var next atomic.Int64
-	b.SetParallelism(writers / 2)
+	benchCommits(b, l)
+}
+
+// BenchmarkReplicatedCommit is BenchmarkCommit with three copies on the same
+// file system.
+func BenchmarkReplicatedCommit(b *testing.B) {
+	e := benchReplicated(b)
+	benchCommits(b, e)
+}
+
+// BenchmarkReplicatedOpen reads small objects with 64 readers.
+func BenchmarkReplicatedOpen(b *testing.B) {
+	e := benchReplicated(b)
+	if _, err := e.Commit(b.Context(), put(request(1, 1), "key", "value")); err != nil {
+		b.Fatal(err)
+	}
+	b.SetParallelism(32)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			n := int(next.Add(1))
-			c := chunked(request(1, n), fmt.Sprintf("photos/2026/%08d.jpg", n))
-			if _, err := l.Commit(context.Background(), c); err != nil {
+			if _, err := e.Open(context.Background(), testBucket, "key", ""); err != nil {
 				b.Error(err)
 				return
 			}
 		}
 	})
-	m := l.Metrics()
+}
+
+// benchReplicated opens three stores on a real file system.
+func benchReplicated(b *testing.B) *replica.Replicated {
+	b.Helper()
+	var ps []replica.Place
+	for id := uint64(1); id <= 3; id++ {
+		p := replica.Place{Dir: b.TempDir()}
+		err := replica.CreateStore(p.Dir, identity(id), []uint64{1, 2, 3}, replica.StoreOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	o := replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: replica.Options{ReserveBytes: -1}}}
+	e := openReplicated(b, ps, o)
+	prepareReplicated(b, e)
+	return e
+}
+
+func benchCommits(b *testing.B, e replica.Engine) {
+	const writers = 64
+	var next atomic.Int64
+	b.SetParallelism(writers / 2)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			n := int(next.Add(1))
+			c := chunked(request(1, n), fmt.Sprintf("photos/2026/%08d.jpg", n))
+			if _, err := e.Commit(context.Background(), c); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	m := e.Metrics()
 	b.ReportMetric(float64(m.Commands)/float64(m.Batches.Count), "commands/sync")
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 }
