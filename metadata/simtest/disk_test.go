@@ -32,16 +32,16 @@ type disk struct {
 	seed    uint64
 	fail    func(op errorfs.Op) error
 
-	unsynced bool // syncs of the log do nothing
+	forgets func(name string) bool // says which files it does not sync
 }
 
-func newDisk(mem *vfs.MemFS) *disk {
-	d := &disk{mem: mem}
+func newDisk(mem *vfs.MemFS, forgets func(name string) bool) *disk {
+	d := &disk{mem: mem, forgets: forgets}
 	d.FS = errorfs.Wrap(lazyFS{mem, d}, errorfs.InjectorFunc(d.before))
 	return d
 }
 
-// lazyFS is a device that may forget to sync the log.
+// lazyFS is a device that may forget to sync some files.
 type lazyFS struct {
 	vfs.FS
 	disk *disk
@@ -60,7 +60,7 @@ func (l lazyFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCat
 }
 
 func (l lazyFS) wrap(name string, f vfs.File) vfs.File {
-	if f == nil || !l.disk.unsynced || !strings.HasSuffix(name, ".log") {
+	if f == nil || l.disk.forgets == nil || !l.disk.forgets(name) {
 		return f
 	}
 	return lazyFile{f}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -55,7 +56,20 @@ type reading struct {
 }
 
 func (s *sim) newHost(slot int, id uint64) *host {
-	return &host{sim: s, slot: slot, id: id, disk: newDisk(vfs.NewCrashableMem()), slow: 1}
+	h := &host{sim: s, slot: slot, id: id, slow: 1}
+	h.disk = h.newDisk(vfs.NewCrashableMem())
+	return h
+}
+
+func (h *host) newDisk(mem *vfs.MemFS) *disk {
+	var forgets func(name string) bool
+	switch {
+	case h.bugs.unsynced:
+		forgets = func(name string) bool { return strings.HasPrefix(name, logDir) && strings.HasSuffix(name, ".log") }
+	case h.bugs.tables:
+		forgets = func(name string) bool { return strings.HasSuffix(name, ".sst") }
+	}
+	return newDisk(mem, forgets)
 }
 
 func (h *host) identity() commandlog.Identity {
@@ -251,16 +265,18 @@ func (h *host) failed(err error) {
 
 // halted says that the store has stopped itself.
 func (h *host) halted(err error) {
-	forgot, isForgot := errors.AsType[*replica.ForgottenError](err)
+	_, isForgot := errors.AsType[*replica.ForgottenError](err)
 	switch {
 	case h.store.Failed() != nil:
 		// A write failed: the process is started again later, with a device
 		// that works.
 		h.crash(h.r.Float64())
 		h.later(h.start)
-	case isForgot && h.expected:
-		h.counts.forgotten++
-		h.logf("store %d: %v", h.id, forgot)
+	case h.expected:
+		if isForgot {
+			h.counts.forgotten++
+		}
+		h.logf("store %d: %v", h.id, err)
 		h.crash(1)
 		h.lose()
 	default:
@@ -279,8 +295,7 @@ func (h *host) crash(kept float64) {
 	left := h.disk.crash(kept, h.r.Uint64())
 	h.disk.failAt(nil)
 	h.end(h.store.Abandon)
-	h.disk = newDisk(left)
-	h.disk.unsynced = h.bugs.unsynced
+	h.disk = h.newDisk(left)
 }
 
 // end lets the store end in the world that is past.

@@ -23,8 +23,10 @@ func (s *sim) nemesis(until int64) {
 		if s.now >= until {
 			return
 		}
-		s.counts.events++
-		s.harm()
+		if s.now >= s.hold {
+			s.counts.events++
+			s.harm()
+		}
 		s.after(s.between(20*millisecond, 3*second), next)
 	}
 	s.after(s.between(0, 2*second), next)
@@ -74,14 +76,34 @@ func (s *sim) harm() {
 	case n < 86:
 		s.counts.epochs++
 		s.fencer.begin()
-	case n < 91:
+	case n < 90:
 		s.closeAndOpen(h)
-	case n < 95:
+	case n < 94:
 		s.members.change()
-	case n < 98:
-		s.wipe(h)
 	default:
-		s.putBack(h)
+		// What the cluster must stand only while nothing else is wrong.
+		s.mend()
+		s.hold = s.now + 3*second
+		s.after(2*second, func() {
+			switch s.r.IntN(4) {
+			case 0:
+				s.members.change()
+			case 1:
+				s.putBack(h)
+			default:
+				s.wipe(h)
+			}
+		})
+	}
+}
+
+// mend lets everything work again for the moment.
+func (s *sim) mend() {
+	s.net = s.calm()
+	for _, h := range s.hosts {
+		h.slow = 1
+		h.disk.failAt(nil)
+		h.start()
 	}
 }
 
@@ -99,12 +121,16 @@ func (s *sim) cutPower(h *host) {
 		kept = float64(s.r.IntN(2))
 	}
 	s.logf("power cut of %v, %.0f %% kept", h, kept*100)
-	switch s.r.IntN(3) {
+	switch n := s.r.IntN(4); n {
 	case 0:
 		h.crash(kept)
 		h.restart()
-	case 1:
-		h.disk.cutAt(kept, seed, onLogSync)
+	case 1, 2:
+		at := onLogSync
+		if n == 2 {
+			at = onChange(s.r.IntN(40)) // in whatever is written next: the log, tables, a snapshot
+		}
+		h.disk.cutAt(kept, seed, at)
 		h.soon(s.between(millisecond, 300*millisecond), func() {
 			h.crash(kept)
 			h.restart()
@@ -206,15 +232,17 @@ func (s *sim) closeAndOpen(h *host) {
 	disk := h.disk
 	disk.failAt(nil)
 	h.end(h.store.Close)
-	h.disk = newDisk(disk.mem)
-	h.disk.unsynced = h.bugs.unsynced
+	if s.bugs.rot {
+		h.rot(disk.mem)
+	}
+	h.disk = h.newDisk(disk.mem)
 	h.restart()
 }
 
 // healthy reports whether all stores but one run and can talk, so that one may
 // be lost for good.
 func (s *sim) healthy(but *host) bool {
-	if s.members.busy() || len(s.net.cut) > 0 && s.cutNow() {
+	if s.members.changing() || len(s.net.cut) > 0 && s.cutNow() {
 		return false
 	}
 	for _, h := range s.hosts {
@@ -236,7 +264,7 @@ func (s *sim) cutNow() bool {
 
 // wipe takes a store's files away. Another one, with a new id, takes its place.
 func (s *sim) wipe(h *host) {
-	if !s.healthy(h) || h.gone {
+	if !s.healthy(h) || h.gone || s.hosts[h.slot] != h {
 		return
 	}
 	s.logf("%v is wiped", h)
@@ -245,7 +273,7 @@ func (s *sim) wipe(h *host) {
 		h.lose()
 		return
 	}
-	h.disk = newDisk(vfs.NewCrashableMem())
+	h.disk = h.newDisk(vfs.NewCrashableMem())
 	h.create(nil)
 	h.restart()
 }
@@ -254,21 +282,22 @@ func (s *sim) wipe(h *host) {
 // a machine does. The store must find out before it takes part in a decision:
 // that is sure only if it hears a leader first.
 func (s *sim) putBack(h *host) {
-	if !s.healthy(h) || h.store == nil || h.gone {
+	if !s.healthy(h) || h.store == nil || h.gone || s.hosts[h.slot] != h {
 		return
 	}
-	copied := crashed(h.disk.mem.CrashClone(vfs.CrashCloneCfg{}), 0, 0)
+	copied := h.disk.mem.CrashClone(vfs.CrashCloneCfg{})
 	life := h.life
+	s.hold = s.now + 6*second
 	s.after(s.between(second, 4*second), func() {
-		if h.life != life || h.store == nil || !s.healthy(h) || h.id != s.hosts[h.slot].id {
+		if h.life != life || h.store == nil || !s.healthy(h) || s.hosts[h.slot] != h {
 			return
 		}
 		s.counts.old++
 		s.logf("%v is put back to an earlier time", h)
 		h.end(h.store.Abandon)
-		h.disk = newDisk(copied)
+		h.disk = h.newDisk(copied)
 		h.expected = true
-		s.net = s.calm()
+		s.hold = s.now + 2*second
 		h.start()
 	})
 }

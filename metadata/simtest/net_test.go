@@ -91,7 +91,7 @@ func (h *host) sendSnapshot(req replica.SnapshotRequest) {
 		return
 	}
 	h.counts.snapshots++
-	export, err := h.store.Export(req.Group, snapshot.ExportOptions{})
+	export, err := h.store.Export(req.Group, snapshot.ExportOptions{PieceBytes: 512 << h.r.IntN(8)})
 	if err != nil || export.Header().Index < req.Index {
 		if err == nil {
 			err = export.Close()
@@ -147,6 +147,10 @@ func (t *transfer) step() {
 		return
 	}
 	done, err := t.piece(to)
+	if to.disk.dark() {
+		to.write(func() error { return nil }) // the power was cut on the way
+		done, err = false, nil
+	}
 	if err != nil {
 		t.from.counts.broken++
 		t.from.logf("snapshot of group %d for store %d: %v", t.req.Group, t.req.To, err)

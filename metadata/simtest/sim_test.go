@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 // client must keep.
 type bugs struct {
 	unsynced  bool // the device forgets to sync the log
+	tables    bool // the device forgets to sync tables
 	early     bool // entries count as stored before they are
 	staleRead bool // reads do not ask the leader
 	hasty     bool // reads do not wait until the answer is applied
@@ -28,9 +28,7 @@ type bugs struct {
 	noFlush   bool // a store is closed without a flush, and its log given up
 	sameID    bool // a store that lost its files comes back under its old id
 	fenceless bool // one group does not hear that an epoch has ended
-	rot       bool // a row of one store's state changes
-	lostLog   bool // the newest entries of a log are gone after a power cut
-	loseConf  bool // a new store takes messages that were meant for the one before
+	rot       bool // a row of a store's state is lost while it is closed
 }
 
 // counts are what happened in a run.
@@ -38,7 +36,7 @@ type counts struct {
 	messages, lost, applied, reads, timeouts, refused, unknown   int
 	starts, crashes, fenced, forgotten, refusals, leaders        int
 	snapshots, restores, broken, cuts, partitions, replaced, old int
-	transfers, epochs, events                                    int
+	transfers, epochs, events, members                           int
 	answers                                                      map[string]int
 }
 
@@ -59,6 +57,9 @@ type sim struct {
 	open    []*transfer
 	log     *strings.Builder
 	members *membership
+
+	harmEnds int64 // when nothing goes wrong any more
+	hold     int64 // until when nothing else goes wrong
 }
 
 // settings of a run.
@@ -93,7 +94,6 @@ func newSim(p plan) *sim {
 	s.members = newMembership(s, first)
 	for slot, id := range first {
 		h := s.newHost(slot, id)
-		h.disk.unsynced = p.bugs.unsynced
 		s.hosts = append(s.hosts, h)
 		h.create(first)
 		h.start()
@@ -119,8 +119,9 @@ func (s *sim) play(p plan) error {
 	for _, c := range s.clients {
 		c.next()
 	}
-	s.nemesis(s.now + p.faults)
-	s.run(s.now+p.faults, s.failed)
+	s.harmEnds = s.now + p.faults
+	s.nemesis(s.harmEnds)
+	s.run(s.harmEnds, s.failed)
 	if s.failed() {
 		return s.verdict()
 	}
@@ -142,6 +143,13 @@ func (s *sim) prepare() {
 	left := 0
 	for _, group := range append([]uint32{0}, s.groups...) {
 		cs := s.work.Begin(group)
+		if group == metadata.RootGroup || s.seed%4 > 0 {
+			cs = append(cs, &metadata.Command{Kind: metadata.KindClusters, Version: metadata.CommandVersion, Group: group, Request: s.work.ID(),
+				Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}})
+		}
+		if group == metadata.RootGroup {
+			cs = append(cs, s.members.put())
+		}
 		left += len(cs)
 		var next func(*metadata.Result)
 		next = func(res *metadata.Result) {
@@ -179,16 +187,11 @@ func (s *sim) anyHost() *host {
 // heal lets everything work again, and the clients come to an end.
 func (s *sim) heal() {
 	s.logf("heal")
-	s.net = s.calm()
 	for _, c := range s.clients {
 		c.stopped, c.patience = true, 0
 	}
 	s.fencer.stopped = true
-	for _, h := range s.hosts {
-		h.slow = 1
-		h.disk.failAt(nil)
-		h.start()
-	}
+	s.mend()
 }
 
 // agreed reports whether all requests are answered and all stores have applied
@@ -305,6 +308,3 @@ func (s *sim) finish() {
 		}
 	}
 }
-
-// report writes what happened.
-func (s *sim) report(w io.Writer) { fmt.Fprintf(w, "seed %d: %+v", s.seed, s.counts) }

@@ -1,0 +1,74 @@
+package simtest_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata/replica"
+)
+
+// TestBugsAreFound plants one bug at a time: the simulation proves something
+// only if it finds each of them, within a few seeds.
+func TestBugsAreFound(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		bugs  bugs
+		seeds int
+		by    []string // one of them is in the message
+	}{
+		{"unsynced log", bugs{unsynced: true}, 10, []string{"has stopped", "does not open", "has applied"}},
+		{"unsynced tables", bugs{tables: true}, 20, []string{"does not open", "has stopped"}},
+		{"entries count as stored before they are", bugs{early: true}, 20, []string{"has stopped", "has applied", "does not open"}},
+		{"stale read", bugs{staleRead: true}, 10, []string{"was answered from position"}},
+		{"read before the answer is applied", bugs{hasty: true}, 20, []string{"was answered from position"}},
+		{"lost dedupe", bugs{noRequest: true}, 10, []string{"the model's answer"}},
+		{"log cut at the live mark", bugs{liveCut: true}, 10, []string{"the log begins behind the state"}},
+		{"close without flush", bugs{noFlush: true}, 10, []string{"as the only copy"}},
+		{"blank voter under its old id", bugs{sameID: true}, 40, []string{"has stopped", "has applied"}},
+		{"fence unknown to a group", bugs{fenceless: true}, 20, []string{"which had ended before"}},
+		{"lost row", bugs{rot: true}, 20, []string{"differ", "another result", "the model"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(test.seeds) {
+				p := planOf(1000 + seed)
+				p.bugs = test.bugs
+				err := newSim(p).play(p)
+				if err == nil {
+					continue
+				}
+				text, _, _ := strings.Cut(err.Error(), "\n")
+				if !slices.ContainsFunc(test.by, func(s string) bool { return strings.Contains(err.Error(), s) }) {
+					t.Errorf("found, but not by what it does: %s", text)
+				}
+				t.Logf("found by seed %d: %.300s", p.seed, text)
+				return
+			}
+			t.Errorf("not found by %d seeds", test.seeds)
+		})
+	}
+}
+
+// rot takes away one row of a store that is closed: the current version of a
+// key.
+func (h *host) rot(mem *vfs.MemFS) {
+	db, err := pebble.Open(storeDir, &pebble.Options{FS: mem, Logger: quiet{}, FormatMajorVersion: pebble.FormatMajorVersion(replica.StoreFormat), DisableWAL: true})
+	must(err)
+	iter, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{0, 0, 0, 1, 0x22}, UpperBound: []byte{0, 0, 0, 1, 0x23}})
+	must(err)
+	var key []byte
+	if iter.First() {
+		key = slices.Clone(iter.Key())
+	}
+	must(iter.Close())
+	if key != nil {
+		must(errors.Join(db.Delete(key, pebble.NoSync), db.Flush()))
+	}
+	must(db.Close())
+}
