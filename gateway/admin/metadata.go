@@ -20,6 +20,8 @@ type Metadata struct {
 	Stores []CopyState `json:"stores"`
 	// Version is the version of commands that is active in all groups.
 	Version uint16 `json:"version"`
+	// Latest is the version of commands that the server knows.
+	Latest uint16 `json:"latest_version"`
 	// Changing says what is being changed, "" for nothing.
 	Changing string `json:"changing,omitempty"`
 	// Leaderless is how many of the groups have no leader at the moment.

@@ -18,6 +18,7 @@
 package config
 
 import (
+	"strconv"
 	"time"
 )
 
@@ -108,7 +109,7 @@ func Options() []Option {
 		{Key: "accept-clock", Default: "false", Bool: true, Help: "start although the clock is far ahead of the stored data"},
 		{Key: "default-buckets", List: true, Help: "buckets to create at start if they do not exist"},
 		{Key: "on-drive-loss", Default: "refuse", Help: "refuse or degrade: writes while a drive is missing and parity is 1"},
-		{Key: "metadata-replicas", Default: "auto", Help: "copies of the metadata: auto or 1"},
+		{Key: "metadata-replicas", Default: "auto", Help: "copies of the metadata: 1, 3, 5, or auto: by parity and devices, at the first start"},
 		{Key: "access-log", Help: "file of the access log in AWS's format; empty: none"},
 		{Key: "log-level", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Default: "auto", Help: "text, json or auto: text on a terminal, else json"},
@@ -128,6 +129,15 @@ func Options() []Option {
 		{Key: "metrics-token", Secret: true, Help: "bearer token for /metrics from other hosts"},
 		{Key: "metrics-token-file", Help: "file that holds metrics-token"},
 	}
+}
+
+// Replicas is how many copies of the metadata the settings name, 0 for auto.
+func (c *Config) Replicas() int {
+	n, err := strconv.Atoi(c.MetadataReplicas)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Auto as a Size leaves the choice to the program.

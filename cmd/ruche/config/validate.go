@@ -41,12 +41,9 @@ func (c *Config) Validate() error {
 	oneOf("on-drive-loss", c.OnDriveLoss, "refuse", "degrade")
 	oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error")
 	oneOf("log-format", c.LogFormat, "auto", "text", "json")
-	switch c.MetadataReplicas {
-	case "auto", "1":
-	case "3", "5":
-		bad("metadata-replicas: %s copies are not available yet; use auto or 1", c.MetadataReplicas)
-	default:
-		bad("metadata-replicas: %q is neither auto nor 1", c.MetadataReplicas)
+	oneOf("metadata-replicas", c.MetadataReplicas, "auto", "1", "3", "5")
+	if n, places := c.Replicas(), len(c.DrivePaths())+1; n > places {
+		bad("metadata-replicas: %d copies need as many places, and drives and the state directory are %d; add drives or use auto", n, places)
 	}
 	for _, b := range c.DefaultBuckets {
 		if !wire.ValidBucketName(b) {

@@ -2,20 +2,188 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
+)
+
+const (
+	// statusPatience is how long copies may take to say how they are.
+	statusPatience = 2 * time.Second
+	// behindEntries is how many entries a copy may lack without being called
+	// behind.
+	behindEntries = 1000
 )
 
 // Metadata implements admin.Copies. It asks no group, and answers also while
 // the metadata serves nothing.
-func (c *control) Metadata(context.Context) (*admin.Metadata, error) {
-	m := &admin.Metadata{Engine: admin.EngineLocal, Groups: metadata.DataGroups + 1, Version: 1, Devices: deviceCount(c.p.places())}
-	m.Stores = append(m.Stores, c.localCopy())
+func (c *control) Metadata(ctx context.Context) (*admin.Metadata, error) {
+	list, refused, waits, version := c.p.copies.snapshot()
+	m := &admin.Metadata{Engine: admin.EngineLocal, Groups: metadata.DataGroups + 1, Version: version, Latest: metadata.LatestVersion, Devices: deviceCount(c.p.places())}
+	if e := c.p.copies.replicated(); e != nil {
+		m.Engine = admin.EngineReplicated
+		ctx, cancel := context.WithTimeout(ctx, statusPatience)
+		defer cancel()
+		describeCopies(m, list, refused, e.Status(ctx))
+		for i := range m.Stores {
+			m.Stores[i].Receiving = receiving(&m.Stores[i])
+		}
+	} else {
+		m.Stores = append(m.Stores, c.localCopy())
+	}
+	m.Changing = changing(m, waits)
 	m.Count()
 	return m, nil
+}
+
+// changing words what is being changed, "" if nothing is.
+func changing(m *admin.Metadata, waits string) string {
+	joining, leaving := 0, 0
+	for _, s := range m.Stores {
+		switch s.Role {
+		case admin.CopyLearner:
+			joining++
+		case admin.CopyLeaving:
+			leaving++
+		}
+	}
+	text := ""
+	switch {
+	case joining > 0 && leaving > 0:
+		text = fmt.Sprintf("Copies are being replaced: %d catching up, %d leaving", joining, leaving)
+	case joining > 0:
+		text = fmt.Sprintf("Copies are being added: %d catching up", joining)
+	case leaving > 0:
+		text = fmt.Sprintf("Copies are being taken away: %d leaving", leaving)
+	default:
+		return ""
+	}
+	if waits != "" {
+		text += " (" + waits + ")"
+	}
+	return text
+}
+
+// describeCopies fills in the copies of the list, in its order.
+func describeCopies(m *admin.Metadata, list *storeList, refused map[uint64]error, all []replica.StoreStatus) {
+	leaders := make([]uint64, m.Groups)
+	commits := make([]uint64, m.Groups)
+	for _, s := range all {
+		for g, status := range s.Groups {
+			commits[g] = max(commits[g], status.Commit)
+			if status.Leader == s.Replica {
+				leaders[g] = s.Replica
+			}
+		}
+	}
+	for _, l := range leaders {
+		if l == 0 {
+			m.Leaderless++
+		}
+	}
+	for i := range list.Stores {
+		row := &list.Stores[i]
+		if row.State == storeGone {
+			continue
+		}
+		out := admin.CopyState{Store: row.Store.String(), Replica: row.Replica, Path: row.Path, Device: device(filepath.Dir(row.Path)), Role: roleOf(row, all, m.Groups), Health: admin.CopyOK}
+		if !row.Drive.IsZero() {
+			out.Drive = row.Drive.String()
+		}
+		at := slices.IndexFunc(all, func(s replica.StoreStatus) bool { return s.Replica == row.Replica })
+		if at < 0 {
+			notOpen(&out, row, refused[row.Replica])
+		} else {
+			describeStore(&out, &all[at], leaders, commits)
+		}
+		m.Stores = append(m.Stores, out)
+	}
+}
+
+// roleOf is voter once a copy is one in all groups.
+func roleOf(row *storeRow, all []replica.StoreStatus, groups int) admin.CopyRole {
+	if row.State == storeLeaving {
+		return admin.CopyLeaving
+	}
+	for g := range groups {
+		conf := newestGroup(all, g)
+		if conf == nil {
+			break // none runs: it was one, as far as anybody knows
+		}
+		if !slices.Contains(conf.Voters, row.Replica) {
+			return admin.CopyLearner
+		}
+	}
+	return admin.CopyVoter
+}
+
+// notOpen says why a copy is not open.
+func notOpen(out *admin.CopyState, row *storeRow, err error) {
+	switch {
+	case row.State == storeNew && err == nil:
+		out.Health, out.Reason = admin.CopyBehind, "it is being made"
+	case err == nil:
+		out.Health, out.Reason = admin.CopyFailed, "it was ended"
+	case errors.Is(err, errAbsent):
+		out.Health, out.Reason = admin.CopyAbsent, err.Error()
+	default:
+		out.Health, out.Reason = admin.CopyRefused, err.Error()
+	}
+}
+
+// describeStore says how a copy is that is open, or was until it failed.
+func describeStore(out *admin.CopyState, s *replica.StoreStatus, leaders, commits []uint64) {
+	out.FreeBytes, out.CapacityBytes, out.UsedBytes = int64(s.Disk.AvailBytes), int64(s.Disk.TotalBytes), s.UsedBytes
+	out.SyncMicros = s.Sync.Microseconds()
+	if s.Err != nil {
+		out.Health, out.Reason = admin.CopyFailed, s.Err.Error()
+		return
+	}
+	for g, status := range s.Groups {
+		if leaders[g] == s.Replica {
+			out.Leads++
+		}
+		out.Lag += commits[g] - min(status.Applied, commits[g])
+		if status.Damaged {
+			out.Diverged = append(out.Diverged, g)
+		}
+	}
+	switch {
+	case len(out.Diverged) > 0:
+		out.Health, out.Reason = admin.CopyDiverged, fmt.Sprintf("groups %v", out.Diverged)
+	case s.Full:
+		out.Health = admin.CopyFull
+	case s.Slow:
+		out.Health, out.Reason = admin.CopySlow, fmt.Sprintf("writes take %v", s.Sync.Round(time.Millisecond))
+	case out.Lag > behindEntries || out.Role == admin.CopyLearner:
+		out.Health = admin.CopyBehind
+	}
+}
+
+// receiving is how much of snapshots lies in a copy's directory for them.
+func receiving(c *admin.CopyState) (bytes int64) {
+	if c.Health != admin.CopyBehind && c.Health != admin.CopyDiverged {
+		return 0
+	}
+	// What cannot be read is not counted: it may be removed at any moment.
+	_ = filepath.WalkDir(filepath.Join(c.Path, "snap"), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			bytes += info.Size()
+		}
+		return nil
+	})
+	return bytes
 }
 
 // localCopy is the one copy that there is without consensus.
@@ -46,22 +214,154 @@ func notReplicated() error {
 	return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: "there is one copy of the metadata, and it does without consensus", Remedy: "add copies with \"ruche metadata add auto\""}
 }
 
-// AddCopy implements admin.Copies.
-func (c *control) AddCopy(context.Context, *admin.AddCopyRequest) (*admin.Metadata, error) {
-	return nil, notReplicated()
+// unavailable words an error of the metadata for the admin API.
+func unavailable(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, replica.ErrLastVoter), errors.Is(err, replica.ErrTooFewStores), errors.Is(err, replica.ErrNoStore):
+		return conflict("%v", err)
+	case errors.Is(err, metadata.ErrUnavailable), errors.Is(err, metadata.ErrOverloaded), errors.Is(err, replica.ErrNoLeader):
+		return &admin.Error{Status: http.StatusServiceUnavailable, Code: admin.CodeUnavailable, Message: "the metadata does not answer: " + err.Error(), Remedy: "see \"ruche metadata status\""}
+	}
+	if e, ok := errors.AsType[*StartError](err); ok {
+		return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("%s: %v", e.What, e.Err), Remedy: e.Remedy}
+	}
+	return err
 }
 
-// ReplaceCopy implements admin.Copies.
-func (c *control) ReplaceCopy(context.Context, *admin.ReplaceCopyRequest) (*admin.Metadata, error) {
-	return nil, notReplicated()
+// AddCopy implements admin.Copies.
+func (c *control) AddCopy(ctx context.Context, req *admin.AddCopyRequest) (*admin.Metadata, error) {
+	k := c.p.copies
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	chosen, err := k.placesToAdd(req.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.add(context.WithoutCancel(ctx), chosen); err != nil {
+		return nil, unavailable(err)
+	}
+	return c.Metadata(ctx)
 }
 
 // RemoveCopy implements admin.Copies.
-func (c *control) RemoveCopy(context.Context, *admin.CopyRequest) (*admin.Metadata, error) {
-	return nil, notReplicated()
+func (c *control) RemoveCopy(ctx context.Context, req *admin.CopyRequest) (*admin.Metadata, error) {
+	k := c.p.copies
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	e, s, err := c.findCopy(ctx, req.Store)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Dismiss(context.WithoutCancel(ctx), s.Replica); err != nil && s.Role != admin.CopyLeaving {
+		return nil, unavailable(err)
+	}
+	if err := k.note(func(l *storeList) { l.row(s.Replica).State = storeLeaving }); err != nil {
+		return nil, err
+	}
+	k.nudge()
+	return c.Metadata(ctx)
+}
+
+// ReplaceCopy implements admin.Copies.
+func (c *control) ReplaceCopy(ctx context.Context, req *admin.ReplaceCopyRequest) (*admin.Metadata, error) {
+	k := c.p.copies
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	_, s, err := c.findCopy(ctx, req.Store)
+	if err != nil {
+		return nil, err
+	}
+	path := req.Path
+	if path == "" {
+		path = s.Path
+	}
+	to, err := k.placeNamed(path)
+	if err != nil {
+		return nil, err
+	}
+	if to.path == s.Path && s.Well() {
+		return nil, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("copy %d in %s works", s.Replica, s.Where()), Remedy: "to move it, name another PATH"}
+	}
+	if err := k.replace(context.WithoutCancel(ctx), s.Replica, to); err != nil {
+		return nil, unavailable(err)
+	}
+	return c.Metadata(ctx)
 }
 
 // TransferCopy implements admin.Copies.
-func (c *control) TransferCopy(context.Context, *admin.CopyRequest) (*admin.Metadata, error) {
-	return nil, notReplicated()
+func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*admin.Metadata, error) {
+	k := c.p.copies
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	e, s, err := c.findCopy(ctx, req.Store)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var others []uint64
+	for i := range m.Stores {
+		if o := &m.Stores[i]; o.Replica != s.Replica && o.Role == admin.CopyVoter && o.Health == admin.CopyOK {
+			others = append(others, o.Replica)
+		}
+	}
+	if len(others) == 0 {
+		return nil, conflict("no other copy can lead: see \"ruche metadata status\"")
+	}
+	if err := transfer(ctx, e, s.Replica, others); err != nil {
+		return nil, unavailable(err)
+	}
+	return c.Metadata(ctx)
+}
+
+// transferPatience is how long groups may take to change their leaders.
+const transferPatience = 5 * time.Second
+
+// transfer has others lead what one copy leads, and waits for that.
+func transfer(ctx context.Context, e *replica.Replicated, from uint64, others []uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, transferPatience)
+	defer cancel()
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		left := 0
+		for g := range uint32(metadata.DataGroups + 1) {
+			if e.Leader(g) != from {
+				continue
+			}
+			left++
+			if err := e.TransferLeader(ctx, g, others[int(g)%len(others)]); err != nil && !errors.Is(err, replica.ErrNoLeader) {
+				return err
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return conflict("%d groups are still led by copy %d", left, from)
+		case <-ticker.C:
+		}
+	}
+}
+
+// findCopy finds the copy that an operator names.
+func (c *control) findCopy(ctx context.Context, name string) (*replica.Replicated, *admin.CopyState, error) {
+	e := c.p.copies.replicated()
+	if e == nil {
+		return nil, nil, notReplicated()
+	}
+	m, err := c.Metadata(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s := m.Find(name); s != nil {
+		return e, s, nil
+	}
+	return nil, nil, &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Message: fmt.Sprintf("no copy of the metadata is called %q", name),
+		Remedy: "name one by its number, id or path: see \"ruche metadata status\""}
 }

@@ -46,6 +46,8 @@ const (
 	MetadataLost       StartReason = "metadata-lost"
 	MetadataExists     StartReason = "metadata-exists"
 	NothingToRecover   StartReason = "nothing-to-recover"
+	NoQuorum           StartReason = "no-quorum"
+	TooFewPlaces       StartReason = "too-few-places"
 	AlreadyRunning     StartReason = "already-running"
 	EncryptionChanged  StartReason = "encryption-changed"
 	SchemeChanged      StartReason = "scheme-changed"

@@ -53,8 +53,8 @@ func startError(dir string, err error) error {
 // and within each, and is carried on by the next.
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
-		p.openState, p.bind, p.identify, p.openKeyring, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
-		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.settle,
+		p.openState, p.bind, p.identify, p.openKeyring, p.prepareDrives, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
+		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
 	}
 }
 

@@ -59,7 +59,8 @@ type process struct {
 	// replaceMu is held while a drive is replaced: one at a time.
 	replaceMu  sync.Mutex
 	ring       *keyKeeper
-	meta       *replica.Local
+	meta       *replica.Switch
+	copies     *copyKeeper
 	node       *node.Node
 	conditions *conditions
 	away       []node.Refused // paths that were not opened, fixed at start

@@ -50,6 +50,9 @@ const (
 	// storeGrowing is the one copy that there was, while it gets its log.
 	storeGrowing = "growing"
 	storeReady   = "ready"
+	// storeLeaving copies are not wanted any more; the others go on without
+	// them as soon as they can.
+	storeLeaving = "leaving"
 	// storeShrinking is the one copy that is left, while it loses its log.
 	storeShrinking = "shrinking"
 	// storeGone copies are members no more; their directories are deleted.
