@@ -7,7 +7,7 @@
 //	LOCK               held while a process serves from here
 //	keyring            encryption keys (elsewhere with --keyring), mode 0600
 //	root-credentials   access key and secret of root, mode 0600
-//	metadata/          the metadata
+//	metadata/          the metadata, encrypted
 //	tls/               the generated certificate, if there is one
 //	endpoints.json     where the last process really listened
 //
