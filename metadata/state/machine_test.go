@@ -333,7 +333,7 @@ func (s *script) uploadCommand(name string, a args, b metadata.BucketID, c *meta
 		c.Kind, c.PutShort = metadata.KindPutShort, &metadata.PutShort{Rows: []metadata.Short{{
 			Bucket: b, Part: s.id(a.str("part")), ChunkNo: uint32(a.num("chunk", 0)), Missing: uint32(a.num("missing", 0))}}}
 	default:
-		return nil
+		return s.manifestCommand(name, a, b, c)
 	}
 	return c
 }
@@ -464,7 +464,10 @@ func (s *script) runRead(name string, a args) (string, bool) {
 	case "rows":
 		out = s.rows(uint32(a.num("group", 1)))
 	default:
-		return "", false
+		var known bool
+		if out, known, err = s.runReadManifests(name, a); !known {
+			return "", false
+		}
 	}
 	if err != nil {
 		if !metadata.IsRejection(err) {
