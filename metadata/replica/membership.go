@@ -231,16 +231,15 @@ func (c *core) Unsettled() (groups []Unsettled, leads int) {
 // it knows none. It must not be changed.
 func (c *core) Wish() *metadata.StoreTable { return c.wish }
 
-// wellAs says why some replica ids cannot be the voters of the groups that this
+// wellAs says why some replica ids cannot be the voters of a group that this
 // store leads: nil if enough of them are members and well.
-func (c *core) wellAs(voters []uint64) error {
-	for _, m := range c.groups {
-		if m.role != raft.StateLeader {
-			continue
-		}
-		if why := tooFew(voters, func(id uint64) bool { return c.caughtUp(m, id) }); why != "" {
-			return fmt.Errorf("%w: in group %d %s", ErrTooFewStores, m.id, why)
-		}
+func (c *core) wellAs(group uint32, voters []uint64) error {
+	m := c.groups[group]
+	if m.role != raft.StateLeader {
+		return ErrNoLeader
+	}
+	if why := tooFew(voters, func(id uint64) bool { return c.caughtUp(m, id) }); why != "" {
+		return fmt.Errorf("%w: in group %d %s", ErrTooFewStores, group, why)
 	}
 	return nil
 }

@@ -53,11 +53,32 @@ func RaiseVersion(ctx context.Context, e Engine, to uint16) error {
 }
 
 // Knows returns nil if all members of all groups have told that they know a
-// command version.
+// command version. It waits for those that are not heard as long as other calls
+// wait for a quorum.
 func (e *Replicated) Knows(ctx context.Context, version uint16) error {
-	for g := range uint32(groupCount) {
-		if err := e.onLeader(ctx, g, func(s *Store) error { return s.allKnow(g, version) }); err != nil {
-			return fmt.Errorf("replica: group %d: %w", g, err)
+	limited, cancel := e.patience(ctx)
+	defer cancel()
+	ticker := time.NewTicker(e.opts.Tick)
+	defer ticker.Stop()
+	var last error
+	for g := uint32(0); g < groupCount; {
+		err := e.onLeader(limited, g, func(s *Store) error { return s.allKnow(g, version) })
+		if err == nil {
+			g++
+			continue
+		}
+		if limited.Err() != nil && last != nil {
+			return last
+		}
+		err = fmt.Errorf("replica: group %d: %w", g, err)
+		if !errors.Is(err, metadata.ErrUnavailable) && !errors.Is(err, ErrNoLeader) {
+			return err
+		}
+		last = err
+		select {
+		case <-ticker.C:
+		case <-limited.Done():
+			return err
 		}
 	}
 	return nil
@@ -148,6 +169,7 @@ func (e *Replicated) admitStore(ctx context.Context, p Place, site topology.Site
 	}
 	err = CreateStore(p.Dir, id, nil, e.storeOptions(p))
 	if err == nil {
+		p.Want = id
 		_, err = e.AddStore(p)
 	}
 	if err != nil {
@@ -217,12 +239,29 @@ func (e *Replicated) retain(ctx context.Context, replica uint64, role metadata.S
 	return err
 }
 
+// wellTicks is how often the leaders are asked whether stores are well, which
+// one may not be for a moment.
+const wellTicks = 20
+
 // wellAs asks the leaders of all groups whether some stores could be their
 // voters.
 func (e *Replicated) wellAs(ctx context.Context, voters []uint64) error {
-	for g := range uint32(groupCount) {
-		if err := e.onLeader(ctx, g, func(s *Store) error { return s.wellAs(voters) }); err != nil {
+	ticker := time.NewTicker(e.opts.Tick)
+	defer ticker.Stop()
+	asked := 0
+	for g := uint32(0); g < groupCount; {
+		err := e.onLeader(ctx, g, func(s *Store) error { return s.wellAs(g, voters) })
+		if err == nil {
+			g++
+			continue
+		}
+		if asked++; asked == wellTicks || !errors.Is(err, ErrTooFewStores) && !errors.Is(err, ErrNoLeader) {
 			return fmt.Errorf("replica: %w", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("replica: %w", context.Cause(ctx))
 		}
 	}
 	return nil
