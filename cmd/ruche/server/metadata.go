@@ -150,9 +150,6 @@ func (p *process) openingError(dir string, err error) error {
 	if errors.Is(err, replica.ErrAbsurdClock) {
 		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
 	}
-	if errors.Is(err, cryptfs.ErrKey) {
-		return p.keyringMismatch(err)
-	}
 	return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)
 }
 
