@@ -8,6 +8,7 @@ type Head struct {
 	Expiry      uint64 // order of the oldest row that expires, 0 for none
 	InlineBytes int64  // sealed bytes of all inline bodies
 	Buckets     uint64 // rows of buckets, in the root group
+	Manifested  uint64 // the highest order up to which the outbox was dropped
 
 	Unknown string // fields of later versions, kept as they came
 }
@@ -21,6 +22,7 @@ func (h *Head) AppendTo(dst []byte) []byte {
 	dst = appendUint(dst, 4, h.Expiry)
 	dst = appendUint(dst, 5, uint64(h.InlineBytes))
 	dst = appendUint(dst, 6, h.Buckets)
+	dst = appendUint(dst, 7, h.Manifested)
 	return append(dst, h.Unknown...)
 }
 
@@ -41,6 +43,8 @@ func (h *Head) Unmarshal(b []byte) error {
 			h.InlineBytes = d.int64()
 		case 6:
 			h.Buckets = d.uint64()
+		case 7:
+			h.Manifested = d.uint64()
 		default:
 			d.keepText(&h.Unknown)
 		}

@@ -319,3 +319,50 @@ func objects(t *testing.T, db *pebble.DB, v state.View) string {
 	}
 	return b.String()
 }
+
+// BenchmarkCommitVersion applies commits of small objects in batches of 64,
+// without and with an outbox that is dropped every 512.
+func BenchmarkCommitVersion(b *testing.B) {
+	for _, version := range []uint16{1, metadata.ManifestVersion} {
+		b.Run(fmt.Sprint("version=", version), func(b *testing.B) {
+			db := openDB(b)
+			m := state.New(db)
+			var batch *state.Batch
+			n := 0
+			apply := func(c *metadata.Command) *metadata.Result {
+				if batch == nil {
+					batch = m.NewBatch()
+				}
+				n++
+				c.Version, c.Group, c.Settings, c.Stamp = metadata.CommandVersion, 1, 1, uint64(n)
+				res, err := batch.Apply(1, uint64(n), c)
+				if err != nil || res.Rejected != nil {
+					b.Fatal(res, err)
+				}
+				if n%64 == 0 {
+					if err := batch.Commit(pebble.NoSync); err != nil {
+						b.Fatal(err)
+					}
+					batch = nil
+				}
+				return res
+			}
+			apply(&metadata.Command{Kind: metadata.KindOpenBucket, Settle: &metadata.Settings{Bucket: ref.ID, Name: "b"}})
+			apply(&metadata.Command{Kind: metadata.KindClusters, Clusters: &metadata.ClusterVersion{Version: version}})
+			b.ReportAllocs()
+			for b.Loop() {
+				c := commitOf()
+				c.Key = fmt.Sprintf("photos/2026/%08d.jpg", n)
+				c.Version.ETag = "0123456789abcdef0123456789abcdef"
+				c.Version.Part.ID = id16(c.Key)
+				res := apply(&metadata.Command{Kind: metadata.KindCommitVersion, CommitVersion: c})
+				if version > 1 && n%512 == 0 {
+					apply(&metadata.Command{Kind: metadata.KindManifested, Manifested: &metadata.Manifested{Upto: res.Order}})
+				}
+			}
+			if batch != nil {
+				batch.Discard()
+			}
+		})
+	}
+}

@@ -1,6 +1,10 @@
 package state
 
 import (
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/ruche-storage/ruche/metadata"
 )
 
@@ -16,7 +20,9 @@ func (a *applier) queue(kind metadata.OutboxKind, b metadata.BucketID, key strin
 	a.queued = max(a.queued+1, a.order)
 	a.last = max(a.last, a.queued)
 	a.key = orderKey(a.key[:0], a.g.id, tableOutbox, a.queued)
-	return a.set(a.key, &metadata.OutboxEntry{Order: a.queued, Kind: kind, Bucket: b, Key: key})
+	e := metadata.OutboxEntry{Order: a.queued, Kind: kind, Bucket: b, Key: key}
+	a.val = e.AppendTo(a.val[:0])
+	return a.b.Set(a.key, a.val, nil)
 }
 
 // manifested drops the outbox up to an order.
@@ -31,8 +37,30 @@ func (a *applier) manifested(c *metadata.Manifested) (rejected, err error) {
 	if members.Set != c.Set {
 		return metadata.ErrConflict, nil
 	}
-	from := appendHead(nil, a.g.id, tableOutbox)
-	return nil, a.b.DeleteRange(from, orderKey(nil, a.g.id, tableOutbox, c.Upto+1), nil)
+	if c.Upto <= a.g.head.Manifested {
+		return nil, nil
+	}
+	from, to := outboxKey(a.g.id, a.g.head.Manifested+1), outboxKey(a.g.id, c.Upto+1)
+	a.g.head.Manifested = c.Upto
+	return nil, a.dropRows(from, to)
+}
+
+// outboxKey is where the entries of a group from an order on begin.
+func outboxKey(group uint32, order uint64) []byte { return orderKey(nil, group, tableOutbox, order) }
+
+// dropRows deletes the rows of a range, each on its own: range deletions would
+// slow every read until they are compacted away.
+func (a *applier) dropRows(from, to []byte) error {
+	iter, err := a.b.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return err
+	}
+	for ok := iter.First(); ok; ok = iter.Next() {
+		if err := a.b.Delete(iter.Key(), nil); err != nil {
+			return errors.Join(err, iter.Close())
+		}
+	}
+	return finish(iter)
 }
 
 // putMembers replaces the row of the group's manifest drives by its next

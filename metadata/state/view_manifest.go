@@ -12,8 +12,13 @@ const OpenedBytes = 4 << 20
 
 // Outbox returns up to limit entries of a group's outbox behind an order.
 func (v View) Outbox(group uint32, after uint64, limit int) ([]metadata.OutboxEntry, error) {
+	head, err := v.Head(group)
+	if err != nil {
+		return nil, err
+	}
+	// What was dropped before the head's order need not be passed over.
 	return scan[metadata.OutboxEntry](v, appendHead(nil, group, tableOutbox),
-		orderKey(nil, group, tableOutbox, after+1), limit)
+		outboxKey(group, max(after, head.Manifested)+1), limit)
 }
 
 // ManifestMembers returns the manifest drives of a group, the zero value
