@@ -23,7 +23,7 @@ unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
 
 long: ## what -short leaves out, without it: 1,000 power cuts, long bodies, faults
-	go test -timeout 15m ./cmd/... ./gateway/object ./metadata/replica ./node
+	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./node
 
 soak: ## 100,000 power cuts and 1,000 kill -9, of new seeds
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)

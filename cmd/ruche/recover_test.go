@@ -3,11 +3,13 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -224,7 +226,7 @@ func TestRecoverTheDrill(t *testing.T) {
 	for _, d := range []string{"d2", "d5"} {
 		s.ok("drive", "replace", filepath.Join(dir, d), "--wait")
 	}
-	waitFor(t, "the rebuild", func() bool { return s.status().Safety.MayLose == 2 })
+	waitFor(t, "the rebuild", func() bool { return s.status().Safety.MayLose == 2 && len(s.status().Drives) == 6 })
 	s.ok("repair", "resume-collection")
 	s.manifested()
 	s.end()
@@ -286,9 +288,49 @@ func TestRecoverRefuses(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.dir, "metadata")); err == nil {
 		t.Error("a refused recovery leaves metadata")
 	}
+	// What a recovery that was cut off leaves is no hindrance.
+	for _, name := range []string{"metadata.new", "recover.tmp"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, name, "something"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if exit, out, errs := s.command(code+"\n", "recover"); exit != exitOK {
 		t.Errorf("recover: exit code %d\n%s%s", exit, out, errs)
 	}
+	if left, err := filepath.Glob(filepath.Join(s.dir, "*[wp].*")); err != nil || slices.ContainsFunc(left, func(n string) bool { return strings.HasSuffix(n, ".tmp") || strings.HasSuffix(n, ".new") }) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	user, _ := s.root()
+	s = start(t, s.dir, options{})
+	if again, _ := s.root(); again != user {
+		t.Error("credentials of root that were there have changed")
+	}
+}
+
+// TestRecoverWithoutEncryption finds out that nothing is sealed, and leaves it
+// so.
+func TestRecoverWithoutEncryption(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	state, drives := filepath.Join(dir, "state"), filepath.Join(dir, "d{1...4}")
+	o := options{args: []string{"--drives", drives, "--encryption", "off", "--default-buckets", "media"}}
+	s := start(t, state, o)
+	code := s.recoveryCode()
+	objects := s.fill("media")
+	s.manifested()
+	s.end()
+	if err := errors.Join(os.RemoveAll(state), os.RemoveAll(filepath.Join(dir, "d3"))); err != nil {
+		t.Fatal(err)
+	}
+	if exit, _, errs := s.command(code+"\n", "recover", "--drives", drives); exit != exitFailure || !strings.Contains(errs, "set encryption to off") {
+		t.Fatalf("recover with encryption on: exit code %d\n%s", exit, errs)
+	}
+	exit, out, errs := s.command("", "recover", "--drives", drives, "--encryption", "off")
+	if exit != exitOK || !strings.Contains(out, "recovered 1 bucket, 12 objects") {
+		t.Fatalf("recover: exit code %d\n%s%s", exit, out, errs)
+	}
+	s = start(t, state, o)
+	s.check(objects)
 }
 
 // TestRecoverToldWhatIsMissing loses more drives than it may: the exit code

@@ -103,6 +103,9 @@ func Collect(ctx context.Context, o Options) (_ *Collection, err error) {
 	if err := c.readManifests(ctx); err != nil {
 		return nil, err
 	}
+	if !c.report.Tables && c.progress.Batches == 0 {
+		return nil, ErrNoManifests
+	}
 	return c, c.checkClock()
 }
 

@@ -44,6 +44,9 @@ var (
 	ErrNoGroups = errors.New("recovery: no drive tells how the data is placed: mount more of the drives")
 	// ErrNothing means that no drive has a record of any account.
 	ErrNothing = errors.New("recovery: no drive has a record of an account: mount the drives of the cluster")
+	// ErrNoManifests means that no drive has root tables or manifests: the
+	// cluster is older than command version 2, or these are not its drives.
+	ErrNoManifests = errors.New("recovery: no drive has a manifest: restore the metadata from a backup")
 	// ErrNewer means that the drives were written by a later version.
 	ErrNewer = errors.New("recovery: the drives were written by a later version of ruche: use that version")
 	// ErrAbsurdClock means that the clock contradicts the newest manifest.

@@ -373,6 +373,19 @@ func TestWithoutTables(t *testing.T) {
 		t.Fatalf("without a shard: %v", err)
 	}
 	c.withShards(40)
+	var older []*fakeDrive
+	for _, d := range c.drives { // as a version without manifests would leave it
+		bare := *d
+		bare.records = slices.DeleteFunc(slices.Clone(d.records), func(r record) bool { return r.rec.Type == metadata.RecordManifest })
+		older = append(older, &bare)
+	}
+	o := c.options(2)
+	for i := range o.Drives {
+		o.Drives[i].Records = older[slices.IndexFunc(older, func(d *fakeDrive) bool { return d.id == o.Drives[i].Row.ID })]
+	}
+	if _, err := recovery.Collect(t.Context(), o); !errors.Is(err, recovery.ErrNoManifests) {
+		t.Fatalf("without a manifest: %v", err)
+	}
 	l, report := recoverAll(t, c.options(2))
 	same(t, l, b, want)
 	pgs, err := l.PGs(t.Context())

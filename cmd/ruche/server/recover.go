@@ -17,6 +17,7 @@ import (
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway/recovery"
+	"github.com/ruche-storage/ruche/metadata/cryptfs"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
@@ -109,8 +110,30 @@ func (r *recoverer) whose(context.Context) (err error) {
 	case len(owners) > 1:
 		return checkOwner(r.found, owners[0], r.dir)
 	}
-	r.id = &identity{Format: identityFormat, Phase: phaseReady, Cluster: owners[0], Node: nodeOf(r.found), Encryption: r.c.Encryption == "on"}
-	return nil
+	r.id = &identity{Format: identityFormat, Phase: phaseReady, Cluster: owners[0], Node: nodeOf(r.found)}
+	r.id.Encryption, err = encryptedIndex(r.found)
+	return err
+}
+
+// encryptedIndex reports whether an index of a drive lies there encrypted. Until
+// buckets tell whether encryption is on, indexes are opened as they lie there.
+func encryptedIndex(all []found) (bool, error) {
+	for _, f := range all {
+		if f.super == nil {
+			continue
+		}
+		if on, err := cryptfs.Encrypted(vfs.Default, filepath.Join(f.path, "idx")); err != nil || on {
+			return on, driveErrorOr(f.path, err)
+		}
+	}
+	return false, nil
+}
+
+func driveErrorOr(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return driveError(path, err)
 }
 
 func surveyErrors(all []found) (errs []error) {
@@ -244,7 +267,7 @@ func (r *recoverer) collect(ctx context.Context) error {
 	switch {
 	case errors.Is(err, recovery.ErrAbsurdClock):
 		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, recover with --accept-clock", err}
-	case errors.Is(err, recovery.ErrNothing), errors.Is(err, recovery.ErrNoGroups):
+	case errors.Is(err, recovery.ErrNothing), errors.Is(err, recovery.ErrNoManifests), errors.Is(err, recovery.ErrNoGroups):
 		return &StartError{NothingToRecover, fmt.Sprintf("%s of the cluster", things(len(o.Drives), "drive")), "mount more of its drives; nothing was changed", err}
 	case err != nil:
 		return err
@@ -271,17 +294,10 @@ func (r *recoverer) describe() error {
 		r.id.Scheme = r.all.Scheme().String()
 		if on, known := r.all.Encrypted(); known {
 			r.id.Encryption = on
+		} else if !r.id.Encryption {
+			r.id.Encryption = r.c.Encryption == "on"
 		}
-		lost := r.all.Missing()
-		for _, f := range r.found {
-			s := slot{Path: f.path}
-			if f.super == nil && len(lost) > 0 {
-				// Which of the lost drives was here makes no difference: a new
-				// one takes the place of one of them.
-				s.Drive, lost = lost[0], lost[1:]
-			}
-			r.id.Slots = append(r.id.Slots, s)
-		}
+		r.slots(r.all.Missing())
 	}
 	for _, d := range r.node.Drives() {
 		r.id.place(d.Path(), d.ID())
@@ -289,6 +305,19 @@ func (r *recoverer) describe() error {
 		r.id.missing(d.ID())
 	}
 	return r.id.check(r.c)
+}
+
+// slots says which drives there are, open or lost.
+func (r *recoverer) slots(lost []topology.DriveID) {
+	for _, f := range r.found {
+		s := slot{Path: f.path}
+		if f.super == nil && len(lost) > 0 {
+			// Which of the lost drives was here makes no difference: a new
+			// one takes the place of one of them.
+			s.Drive, lost = lost[0], lost[1:]
+		}
+		r.id.Slots = append(r.id.Slots, s)
+	}
 }
 
 // build makes the new state.
