@@ -1,13 +1,20 @@
 package server
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/gateway/object"
 )
 
 // three has a store keep three copies, though there is one device.
@@ -65,5 +72,320 @@ func TestThreeCopies(t *testing.T) {
 	}
 	if found := mentions(t, dir, secret); len(found) > 0 {
 		t.Errorf("names of objects are in %v", found)
+	}
+}
+
+// steadily puts and gets objects until it is ended; nothing may fail.
+func steadily(t *testing.T, p *process) (end func() int) {
+	t.Helper()
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			key := fmt.Sprintf("steady-%d", n%50)
+			_, err := p.eng.Put(context.Background(), &object.PutRequest{Bucket: "b", Key: key, Body: object.Body{Reader: strings.NewReader("small"), Bytes: 5}})
+			if err == nil {
+				var o *object.Object
+				if o, err = p.eng.Get(context.Background(), &object.GetRequest{Bucket: "b", Key: key}); err == nil {
+					_, err = o.WriteTo(io.Discard)
+					err = errors.Join(err, o.Close())
+				}
+			}
+			if err != nil {
+				t.Errorf("request %d: %v", n, err)
+				return
+			}
+			n++
+		}
+	}()
+	return func() int { close(stop); return <-done }
+}
+
+// TestGrowAndShrinkUnderLoad goes from one copy to three, to five, and back to
+// one while clients work. No request fails.
+func TestGrowAndShrinkUnderLoad(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, nil)
+	p := opened(t, settings(t, dir, nil))
+	ctx := t.Context()
+	end := steadily(t, p)
+	add := func(path string) {
+		t.Helper()
+		if _, err := p.ctl.AddCopy(ctx, &admin.AddCopyRequest{Path: path}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.ctl.AddCopy(ctx, &admin.AddCopyRequest{}); err == nil || !strings.Contains(err.Error(), "too few") {
+		t.Errorf("copies were added to the one device there is: %v", err)
+	}
+	add(filepath.Join(dir, "d1"))
+	await(t, p, "two copies", well(2))
+	add(filepath.Join(dir, "d2", "meta"))
+	m := await(t, p, "three copies", well(3))
+	if m.Stores[0].Path != filepath.Join(dir, "metadata") || m.MayLose != 1 {
+		t.Errorf("copies %+v", m)
+	}
+	if _, err := p.ctl.AddCopy(ctx, &admin.AddCopyRequest{Path: filepath.Join(dir, "d2")}); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("a second copy on a drive: %v", err)
+	}
+	if _, err := p.ctl.AddCopy(ctx, &admin.AddCopyRequest{Path: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "neither a drive") {
+		t.Errorf("a copy somewhere: %v", err)
+	}
+	add(filepath.Join(dir, "d3"))
+	add(filepath.Join(dir, "d4"))
+	await(t, p, "five copies", well(5))
+	for _, name := range []string{"2", filepath.Join(dir, "d2"), filepath.Join(dir, "d3", "meta"), "5"} {
+		if _, err := p.ctl.RemoveCopy(ctx, &admin.CopyRequest{Store: name}); err != nil {
+			t.Fatalf("remove %s: %v", name, err)
+		}
+	}
+	m = await(t, p, "one copy", func(m *admin.Metadata) bool { return m.Engine == admin.EngineLocal })
+	t.Logf("%d requests meanwhile", end())
+	if _, err := p.ctl.RemoveCopy(ctx, &admin.CopyRequest{Store: "1"}); err == nil {
+		t.Error("the last copy was removed")
+	}
+	for _, d := range []string{"d1", "d2", "d3", "d4"} {
+		if _, err := os.Stat(filepath.Join(dir, d, "meta")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s still carries a copy: %v", d, err)
+		}
+	}
+	getObject(t, p, secret+"-1")
+	closed(t, p)
+	p = opened(t, settings(t, dir, nil))
+	getObject(t, p, secret+"-1")
+	getObject(t, p, "steady-1")
+	closed(t, p)
+}
+
+// TestSettingIsFollowed changes metadata-replicas between starts.
+func TestSettingIsFollowed(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, nil)
+	for _, c := range []struct {
+		setting string
+		copies  int
+	}{{"3", 3}, {"auto", 3}, {"5", 5}, {"3", 3}, {"1", 1}, {"auto", 1}} {
+		p := opened(t, settings(t, dir, func(s *config.Config) { s.MetadataReplicas = c.setting }))
+		await(t, p, "metadata-replicas "+c.setting, func(m *admin.Metadata) bool {
+			return well(c.copies)(m) && (m.Engine == admin.EngineLocal) == (c.copies == 1)
+		})
+		getObject(t, p, secret+"-1")
+		getObject(t, p, secret+"-2")
+		closed(t, p)
+	}
+}
+
+// TestOneOfThreeIsLost takes one copy away under a running server, in several
+// ways, and replaces it.
+func TestOneOfThreeIsLost(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	end := steadily(t, p)
+	if err := os.RemoveAll(filepath.Join(dir, "d2", "meta")); err != nil {
+		t.Fatal(err)
+	}
+	m := await(t, p, "the loss is seen", func(m *admin.Metadata) bool { return m.Healthy == 2 && m.Leaderless == 0 })
+	if m.MayLose != 0 || m.Stores[1].Well() || m.Stores[1].Reason == "" {
+		t.Errorf("copies %+v", m)
+	}
+	s, err := p.ctl.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Health != admin.Yellow || !strings.Contains(strings.Join(s.Summary, " "), "no further copy of the metadata") {
+		t.Errorf("status %s %q", s.Health, s.Summary)
+	}
+	if _, err := p.ctl.RemoveCopy(t.Context(), &admin.CopyRequest{Store: "1"}); err == nil || !strings.Contains(err.Error(), "too few") {
+		t.Errorf("a copy was removed without which there is no majority: %v", err)
+	}
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "1"}); err == nil || !strings.Contains(err.Error(), "works") {
+		t.Errorf("a copy that works was replaced: %v", err)
+	}
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "2", Path: filepath.Join(dir, "d3")}); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("two copies were put in one place: %v", err)
+	}
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "nine"}); err == nil || !strings.Contains(err.Error(), "no copy") {
+		t.Errorf("an unknown copy: %v", err)
+	}
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: filepath.Join(dir, "d2")}); err != nil {
+		t.Fatal(err)
+	}
+	m = await(t, p, "it is replaced", well(3))
+	if m.Stores[2].Replica != 4 || m.Stores[2].Path != filepath.Join(dir, "d2", "meta") {
+		t.Errorf("copies %+v", m)
+	}
+	// A copy that works is moved.
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "1", Path: filepath.Join(dir, "d5")}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p, "it is moved", func(m *admin.Metadata) bool { return well(3)(m) && m.Find("1") == nil && m.Find("5") != nil })
+	t.Logf("%d requests meanwhile", end())
+	closed(t, p)
+	p = opened(t, settings(t, dir, three))
+	await(t, p, "all start", well(3))
+	getObject(t, p, secret+"-1")
+	closed(t, p)
+}
+
+func TestTransferOfLeadership(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	for _, id := range []string{"1", "2"} {
+		m, err := p.ctl.TransferCopy(t.Context(), &admin.CopyRequest{Store: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := m.Find(id).Leads; n != 0 {
+			t.Errorf("copy %s still leads %d groups", id, n)
+		}
+	}
+	closed(t, p)
+}
+
+// TestStartsWithoutAMinority starts with one copy of three away, wiped or
+// another's, and refuses with two.
+func TestStartsWithoutAMinority(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lose   func(t *testing.T, dir, d string) // what becomes of the copy on drive d
+		health admin.CopyHealth
+		says   string
+	}{
+		"wiped": {func(t *testing.T, dir, d string) { remove(t, filepath.Join(dir, d, "meta")) }, admin.CopyRefused, "no command log"},
+		"emptied": {func(t *testing.T, dir, d string) {
+			remove(t, filepath.Join(dir, d, "meta"))
+			if err := os.Mkdir(filepath.Join(dir, d, "meta"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, admin.CopyRefused, "no command log"},
+		"not mounted": {func(t *testing.T, dir, d string) { remove(t, filepath.Join(dir, d)) }, admin.CopyAbsent, "not mounted"},
+		"log lost":    {func(t *testing.T, dir, d string) { remove(t, filepath.Join(dir, d, "meta", "log")) }, admin.CopyRefused, "no command log"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := withBucket(t, three)
+			c.lose(t, dir, "d3")
+			p := opened(t, settings(t, dir, three))
+			m := await(t, p, "two serve", func(m *admin.Metadata) bool { return m.Healthy == 2 && m.Leaderless == 0 })
+			if s := m.Stores[2]; s.Health != c.health || !strings.Contains(s.Reason, c.says) {
+				t.Errorf("copy %+v, want it %s: %s", s, c.health, c.says)
+			}
+			getObject(t, p, secret+"-1")
+			closed(t, p)
+			c.lose(t, dir, "d2")
+			_, err := attempt(t, settings(t, dir, three), nil)
+			wantReason(t, err, NoQuorum, "copy 2", "copy 3", "d2", "ruche metadata force")
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCopyOfAnotherNumber refuses a copy that lies where another belongs.
+func TestCopyOfAnotherNumber(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, func(c *config.Config) { three(c); c.Encryption = "off" })
+	off := func(c *config.Config) { three(c); c.Encryption = "off" }
+	d1, d2 := filepath.Join(dir, "d1", "meta"), filepath.Join(dir, "d2", "meta")
+	for _, r := range [][2]string{{d1, d1 + "x"}, {d2, d1}, {d1 + "x", d2}} {
+		if err := os.Rename(r[0], r[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := attempt(t, settings(t, dir, off), nil)
+	wantReason(t, err, NoQuorum, "another store")
+	if err := os.Rename(d2, d1+"x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(d1, d2); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(d1+"x", d1); err != nil {
+		t.Fatal(err)
+	}
+	p := opened(t, settings(t, dir, off))
+	await(t, p, "all are back", well(3))
+	closed(t, p)
+}
+
+// TestStateDirectoryOlderThanTheCopies is put back from a backup made before
+// there were several copies: it must not start as if it were the truth.
+func TestStateDirectoryOlderThanTheCopies(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, nil)
+	backup := filepath.Join(t.TempDir(), "backup")
+	for _, name := range []string{"metadata", "cluster.json", "keyring", "root-credentials"} {
+		if err := os.MkdirAll(backup, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name == "metadata" {
+			if err := os.CopyFS(filepath.Join(backup, name), os.DirFS(filepath.Join(dir, name))); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(backup, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	closed(t, p)
+	for _, name := range []string{"metadata", "metadata.json"} {
+		remove(t, filepath.Join(dir, name))
+	}
+	if err := os.CopyFS(filepath.Join(dir, "metadata"), os.DirFS(filepath.Join(backup, "metadata"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := attempt(t, settings(t, dir, nil), nil)
+	wantReason(t, err, MetadataLost, "d1", "does not know of")
+}
+
+// TestRemovedWhileAway takes a copy away whose drive is not there. When the
+// drive returns, what it has is deleted.
+func TestRemovedWhileAway(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	away, at := filepath.Join(t.TempDir(), "d3"), filepath.Join(dir, "d3")
+	if err := os.Rename(at, away); err != nil {
+		t.Fatal(err)
+	}
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "two serve", func(m *admin.Metadata) bool { return m.Healthy == 2 && m.Leaderless == 0 })
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "3"}); err == nil || !strings.Contains(err.Error(), "neither") {
+		t.Errorf("a copy was made on a drive that is away: %v", err)
+	}
+	if _, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "3", Path: filepath.Join(dir, "d4")}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p, "three copies", well(3))
+	closed(t, p)
+	if err := os.Rename(away, at); err != nil {
+		t.Fatal(err)
+	}
+	p = opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	closed(t, p)
+	if _, err := os.Stat(filepath.Join(at, "meta")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the old copy is still there: %v", err)
 	}
 }

@@ -228,10 +228,11 @@ func (p *process) storePlace(row *storeRow, dir string) (at replica.Place, err e
 	at = replica.Place{Dir: dir, Want: commandlog.Identity{Cluster: p.id.Cluster, Store: row.Store, Replica: row.Replica}}
 	if row.Drive.IsZero() {
 		at.FS, err = p.stateFS()
-		return at, err
+	} else {
+		at.ReserveBytes = p.storeReserve(dir)
+		at.FS, err = p.driveFS(row.Drive, vfs.Default)
 	}
-	at.ReserveBytes = p.storeReserve(dir)
-	at.FS, err = p.driveFS(row.Drive, vfs.Default)
+	at.FS = lockFS{at.FS}
 	return at, err
 }
 
