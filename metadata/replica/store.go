@@ -180,6 +180,27 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
+	if err := s.openFiles(); err != nil {
+		return err
+	}
+	if s.log.Forced() != 0 {
+		if err := errors.Join(s.endForce(), s.db.Close(), s.log.Close()); err != nil {
+			return err
+		}
+		s.opts.Want.Replica = 0 // it has another one now
+		if err := s.openFiles(); err != nil {
+			return err
+		}
+	}
+	if err := s.openGroups(); err != nil {
+		return errors.Join(err, s.db.Close(), s.log.Close())
+	}
+	return nil
+}
+
+// openFiles opens log and state.
+func (s *Store) openFiles() (err error) {
+	o, path := s.opts, s.opts.FS.PathJoin(s.dir, logName)
 	s.log, err = opening(s.fenced, s.Failed, s.fail, func(fail func(error)) (*commandlog.Log, error) {
 		return commandlog.Open(path, o.logOptions(s.fs, fail))
 	})
@@ -196,17 +217,14 @@ func (s *Store) open() (err error) {
 		return errors.Join(err, s.log.Close())
 	}
 	s.machine = state.New(s.db)
-	if err := s.openGroups(); err != nil {
+	s.stage, err = snapshot.OpenStage(o.FS, o.FS.PathJoin(s.dir, stageName), snapshot.StageOptions{})
+	if err != nil {
 		return errors.Join(err, s.db.Close(), s.log.Close())
 	}
 	return nil
 }
 
 func (s *Store) openGroups() (err error) {
-	s.stage, err = snapshot.OpenStage(s.opts.FS, s.opts.FS.PathJoin(s.dir, stageName), snapshot.StageOptions{})
-	if err != nil {
-		return err
-	}
 	var seed [32]byte
 	var session [8]byte
 	if _, err := io.ReadFull(s.opts.Rand, seed[:]); err != nil {

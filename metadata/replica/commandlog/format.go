@@ -18,6 +18,7 @@ const version = 1
 const (
 	keyIdentity = 0x01
 	keyRetired  = 0x02
+	keyForced   = 0x03
 	keyGroups   = 0x10
 )
 

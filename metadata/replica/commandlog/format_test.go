@@ -47,6 +47,7 @@ func TestGolden(t *testing.T) {
 		}),
 		l.Cut(0, 8),
 		l.SetDamaged(16, Damage{Index: 401, Reason: "differs"}),
+		l.Force(0x1122334455667788),
 		l.Retire("forgot"),
 	} {
 		if err != nil {
@@ -211,7 +212,7 @@ func TestMissingRowsAreFound(t *testing.T) {
 		"half an entry":          {set(entryKey(1, 103), []byte{1, 2, 3}), ErrRot, 103},
 		"a later entry version":  {set(entryKey(1, 103), []byte{2, 2, 3}), ErrVersion, 0},
 		"a later kind of row":    {set(groupKey(1, 0x0f), []byte{1}), ErrVersion, 0},
-		"a later row of stores":  {set([]byte{0x03}, []byte{1}), ErrVersion, 0},
+		"a later row of stores":  {set([]byte{0x04}, []byte{1}), ErrVersion, 0},
 		"a strange key":          {set([]byte{keyGroups, 1}, []byte{1}), ErrRot, 0},
 		"a strange key behind":   {set([]byte{0x77}, []byte{1}), ErrRot, 0},
 	} {

@@ -1,6 +1,7 @@
 package commandlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +19,7 @@ type Log struct {
 	db     *pebble.DB
 	id     Identity
 	groups map[uint32]*Group
+	forced uint64       // replica id under which the store goes on alone, 0 for none
 	cached atomic.Int64 // bytes in the entry caches of all groups
 
 	append sync.Mutex // held by Append and by what changes marks
@@ -286,6 +288,16 @@ func (l *Log) Retire(reason string) error {
 	})
 }
 
+// Force says that the store goes on alone, under a replica id that never was:
+// the first step of what Restart ends. It cannot be taken back.
+func (l *Log) Force(replica uint64) error {
+	return l.setRow([]byte{keyForced}, binary.BigEndian.AppendUint64([]byte{version}, replica), func() { l.forced = replica })
+}
+
+// Forced returns the replica id under which the store is to go on alone, 0 if
+// it is not. It must not be called while Force is.
+func (l *Log) Forced() uint64 { return l.forced }
+
 // Restart replaces the identity and all groups' logs in one synced batch:
 // what a store does that goes on alone after the majority was lost. Groups that
 // no start names keep nothing. The log must be closed and opened again
@@ -298,7 +310,8 @@ func (l *Log) Restart(id Identity, starts []Start) error {
 	}
 	b := l.db.NewBatch()
 	defer b.Close()
-	if err := b.DeleteRange([]byte{keyGroups}, []byte{keyGroups + 1}, nil); err != nil {
+	err := errors.Join(b.DeleteRange([]byte{keyGroups}, []byte{keyGroups + 1}, nil), b.Delete([]byte{keyForced}, nil))
+	if err != nil {
 		return fmt.Errorf("commandlog: restart: %w", err)
 	}
 	if err := begin(b, id, starts); err != nil {
@@ -307,7 +320,7 @@ func (l *Log) Restart(id Identity, starts []Start) error {
 	if err := l.commit(b, true); err != nil {
 		return err
 	}
-	err := errors.New("commandlog: restarted, to be opened again")
+	err = errors.New("commandlog: restarted, to be opened again")
 	l.failure.CompareAndSwap(nil, &err)
 	return nil
 }

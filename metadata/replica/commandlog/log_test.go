@@ -262,6 +262,12 @@ func TestRestartGoesOnUnderAnotherID(t *testing.T) {
 	l := create(t, fs, commandlog.Start{Group: 1, Index: 10, Term: 2, Conf: conf(3, 4, 5)}, commandlog.Start{Group: 2, Index: 1, Term: 1, Conf: conf(3, 4, 5)})
 	must(t, l.Append([]commandlog.Write{{Group: 1, Entries: []*pbEntry{entry(11, 2, "a")}}}))
 	must(t, l.SetDamaged(2, commandlog.Damage{Reason: "x"}))
+	must(t, l.Force(6))
+	must(t, l.Close())
+	l = open(t, fs)
+	if l.Forced() != 6 {
+		t.Errorf("forced %d, want 6", l.Forced())
+	}
 	alone := commandlog.Identity{Cluster: identity.Cluster, Store: identity.Store, Replica: 6}
 	must(t, l.Restart(alone, []commandlog.Start{{Group: 1, Index: 11, Term: 3, Conf: conf(6)}, {Group: 2, Index: 1, Term: 2, Conf: conf(6)}}))
 	if err := l.Append([]commandlog.Write{{Group: 1, HardState: promised(9, 0, 11)}}); !errors.Is(err, commandlog.ErrFailed) {
@@ -273,7 +279,7 @@ func TestRestartGoesOnUnderAnotherID(t *testing.T) {
 	term, _ := l.Group(1).Term(11)
 	h, c, _ := l.Group(1).InitialState()
 	_, damaged := l.Group(2).Damaged()
-	if l.Identity() != alone || last != 11 || term != 3 || h.GetCommit() != 11 || h.GetTerm() != 3 || c.Voters[0] != 6 || damaged {
+	if l.Forced() != 0 || l.Identity() != alone || last != 11 || term != 3 || h.GetCommit() != 11 || h.GetTerm() != 3 || c.Voters[0] != 6 || damaged {
 		t.Errorf("%v: last %d, term %d, promised %v, configuration %v, damaged %v", l.Identity(), last, term, h, c, damaged)
 	}
 	must(t, l.Close())

@@ -1,6 +1,7 @@
 package commandlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -195,6 +196,13 @@ func (l *Log) loadStore(key, value []byte) (err error) {
 		if l.id, err = decodeIdentity(value); err != nil {
 			return fmt.Errorf("identity: %w", err)
 		}
+		return nil
+	case len(key) == 1 && key[0] == keyForced:
+		v, err := cutVersion(value, 8)
+		if err != nil {
+			return fmt.Errorf("forced: %w", err)
+		}
+		l.forced = binary.BigEndian.Uint64(v)
 		return nil
 	case len(key) == 1 && key[0] == keyRetired:
 		reason, err := cutVersion(value, atLeast(0))
