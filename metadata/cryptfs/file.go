@@ -10,9 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// bufferBytes is how much is encrypted and written at once, with or without
-// the header.
-const bufferBytes = HeaderBytes + 64<<10
+// bufferBytes is how much is encrypted and written at once.
+const bufferBytes = 64 << 10
 
 // file is what readers and writers have in common. Fd is that of the file
 // below: Pebble looks whether there is one to decide how it syncs long files,
@@ -54,7 +53,7 @@ type reader struct {
 // load looks at the header, and says what the file is. One that is open while
 // it is written for the first time gets its header later.
 func (r *reader) load() (kind, error) {
-	h, k, err := readHeader(r.File)
+	h, k, err := r.fs.readHeader(r.File)
 	if err != nil {
 		if i, failed := r.File.Stat(); failed == nil && i.IsDir() {
 			return plain, nil
@@ -154,6 +153,7 @@ type writer struct {
 	file
 	stream *stream
 	header []byte       // what of the header was not written yet
+	broken error        // why nothing is written any more
 	end    atomic.Int64 // of what was written of the content
 	pos    int64        // of Read and Write
 
@@ -161,7 +161,7 @@ type writer struct {
 	next cipher.Stream
 }
 
-// Write implements vfs.File. It does not change p. The header goes with the
+// Write implements vfs.File. It does not change p. The header goes before the
 // first bytes of the content: a file without content has none.
 func (w *writer) Write(p []byte) (int, error) {
 	if w.pos != w.end.Load() {
@@ -183,6 +183,12 @@ func (w *writer) WriteAt(p []byte, offset int64) (int, error) {
 // append encrypts p and writes it at the end, and returns how much of it was
 // written.
 func (w *writer) append(p []byte) (written int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
 	buffer := w.fs.buffers.Get().(*[]byte)
 	defer w.fs.buffers.Put(buffer)
 	for len(p) > 0 && err == nil {
@@ -193,18 +199,33 @@ func (w *writer) append(p []byte) (written int, err error) {
 	return written, err
 }
 
-// appendSome writes what is missing of the header and as much of p as buffer
-// has room for.
+// begin writes the header, and has it on stable storage before anything stands
+// behind it: a file that has content and no header is damaged, never torn. A
+// sync that has failed is not repeated.
+func (w *writer) begin() error {
+	if w.broken != nil || len(w.header) == 0 {
+		return w.broken
+	}
+	n, err := w.File.Write(w.header)
+	w.header = w.header[n:]
+	switch {
+	case err != nil:
+		return err
+	case len(w.header) > 0:
+		return io.ErrShortWrite
+	}
+	w.broken = w.File.SyncData()
+	return w.broken
+}
+
+// appendSome writes as much of p as buffer has room for.
 func (w *writer) appendSome(p, buffer []byte) (int, error) {
-	front := copy(buffer, w.header)
-	p = p[:min(len(p), len(buffer)-front)]
+	p = p[:min(len(p), len(buffer))]
 	if w.next == nil {
 		w.next = w.stream.at(w.end.Load())
 	}
-	w.next.XORKeyStream(buffer[front:], p)
-	n, err := w.File.Write(buffer[:front+len(p)])
-	w.header = w.header[min(n, front):]
-	n = max(n-front, 0)
+	w.next.XORKeyStream(buffer, p)
+	n, err := w.File.Write(buffer[:len(p)])
 	if n < len(p) {
 		w.next = nil // it is ahead of what was written
 		if err == nil {

@@ -15,10 +15,17 @@
 // stretch of its keystream. So a file is written once, from its start to its
 // end, by the handle that made it; anything else is refused with
 // [ErrOverwrite]. Pebble never asks for it but in one place: it recycles its
-// logs. [FS.ReuseForWrite] gives the recycled file a new salt with its first
+// logs. [FS.ReuseForWrite] gives the recycled file a new salt before its first
 // write, so what was there before becomes noise, which the records of a log
 // tell from records by their checksums and log numbers, as they do after a
 // crash.
+//
+// # Rot is not taken for a torn end
+//
+// A header is on stable storage before there is content behind it. So content
+// without a header has rotted, and is an error: read as an empty log it would
+// drop what was acknowledged. Only in a store that has files from before there
+// was encryption, which have none, that cannot be told; see [Options].
 //
 // # What it does not do
 //
@@ -56,7 +63,7 @@ func (k Key) String() string { return redacted }
 // LogValue returns a text without the key.
 func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// Options say how files are encrypted. All fields are required.
+// Options say how files are encrypted. All fields but Whole are required.
 type Options struct {
 	// Key is the key of the store. It must be used for nothing else.
 	Key Key
@@ -65,6 +72,12 @@ type Options struct {
 	// directory. It stands in every header, so that a file of another store is
 	// told from one under a lost key.
 	Store topology.DriveID
+
+	// Whole says that the store has no file that lies there unencrypted. One
+	// without the header of an encrypted file is damaged then, and refused;
+	// else it is taken for one from before there was encryption, and a log of
+	// which the header has rotted for one that has nothing to say.
+	Whole bool
 
 	// Random gives the salts. It must be a cryptographic source: two files
 	// with one salt have one keystream. A simulation gives its own.
@@ -77,6 +90,7 @@ type FS struct {
 	vfs.FS
 	key     *Key // behind a pointer, which is all that printing an FS shows
 	store   topology.DriveID
+	whole   bool
 	random  *random
 	buffers sync.Pool // of *[]byte, bufferBytes long
 }
@@ -92,20 +106,19 @@ func New(fs vfs.FS, o Options) (*FS, error) {
 		return nil, errors.New("cryptfs: key or store id is missing")
 	}
 	key := o.Key
-	return newFS(fs, &key, o.Store, &random{r: o.Random}), nil
+	f := &FS{key: &key, store: o.Store, whole: o.Whole, random: &random{r: o.Random}}
+	return f.Around(fs), nil
 }
 
-func newFS(fs vfs.FS, key *Key, store topology.DriveID, r *random) *FS {
-	f := &FS{FS: fs, key: key, store: store, random: r}
+// Around returns a file system with the same key around another one.
+func (f *FS) Around(fs vfs.FS) *FS {
+	f = &FS{FS: fs, key: f.key, store: f.store, whole: f.whole, random: f.random}
 	f.buffers.New = func() any {
 		b := make([]byte, bufferBytes)
 		return &b
 	}
 	return f
 }
-
-// Around returns a file system with the same key around another one.
-func (f *FS) Around(fs vfs.FS) *FS { return newFS(fs, f.key, f.store, f.random) }
 
 // random is a source that several goroutines may read.
 type random struct {
@@ -240,7 +253,7 @@ func (f *FS) kindOf(name string) (k kind, err error) {
 		return unwritten, err
 	}
 	defer func() { err = errors.Join(err, inner.Close()) }()
-	_, k, err = readHeader(inner)
+	_, k, err = f.readHeader(inner)
 	if err != nil {
 		return k, fmt.Errorf("cryptfs: %s: %w", name, err)
 	}
@@ -248,13 +261,27 @@ func (f *FS) kindOf(name string) (k kind, err error) {
 }
 
 // readHeader reads the first bytes of a file.
-func readHeader(inner vfs.File) (header, kind, error) {
+func (f *FS) readHeader(inner vfs.File) (h header, k kind, err error) {
 	var b [knownBytes]byte
 	n, err := inner.ReadAt(b[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return header{}, unwritten, err
+		return h, unwritten, err
 	}
-	return parseHeader(b[:n])
+	if h, k, err = parseHeader(b[:n]); err != nil || k == encrypted || n == 0 {
+		return h, k, err
+	}
+	i, err := inner.Stat()
+	if err != nil {
+		return h, k, err
+	}
+	// The header was on stable storage before anything was behind it.
+	if k == unwritten && i.Size() > HeaderBytes {
+		k = plain
+	}
+	if k == plain && f.whole && !i.IsDir() {
+		return h, k, fmt.Errorf("%w (there is none)", ErrDamaged)
+	}
+	return h, k, nil
 }
 
 // info is the info of a file with the size of its content.

@@ -83,40 +83,56 @@ func TestHeaders(t *testing.T) {
 	cut := func(n int) []byte { return whole[:n] }
 	zeroed := bytes.Clone(whole)
 	clear(zeroed[:cryptfs.HeaderBytes])
+	long := bytes.Repeat([]byte("p"), cryptfs.HeaderBytes)
 	for _, test := range []struct {
 		name string
 		raw  []byte
-		want []byte
+		want []byte // in a store with files from before there was encryption
 		err  error
+		// damaged says that a store without such files refuses it.
+		damaged bool
 	}{
-		{"whole", whole, content, nil},
-		{"nothing", nil, nil, nil},
-		{"one byte", cut(1), nil, nil},
-		{"magic", cut(8), nil, nil},
-		{"half a header", cut(50), nil, nil},
-		{"all that is known of the header", cut(84), nil, nil},
-		{"header without its end", cut(cryptfs.HeaderBytes - 1), nil, nil},
-		{"header alone", cut(cryptfs.HeaderBytes), nil, nil},
-		{"header and a byte", cut(cryptfs.HeaderBytes + 1), content[:1], nil},
-		{"header not on the disk", zeroed, nil, nil},
-		{"zeros", make([]byte, 10000), nil, nil},
-		{"plain", []byte("plain"), []byte("plain"), nil},
-		{"plain, as long as a header", bytes.Repeat([]byte("p"), cryptfs.HeaderBytes), bytes.Repeat([]byte("p"), cryptfs.HeaderBytes), nil},
-		{"magic damaged", changed(0), changed(0), nil}, // nothing tells it from a plain file but the checksums above
-		{"format", changed(8), nil, cryptfs.ErrNewer},
-		{"header length", changed(12), nil, cryptfs.ErrDamaged},
-		{"store", changed(20), nil, cryptfs.ErrDamaged},
-		{"salt", changed(40), nil, cryptfs.ErrDamaged},
-		{"check", changed(70), nil, cryptfs.ErrDamaged},
-		{"checksum", changed(82), nil, cryptfs.ErrDamaged},
-		{"rest of the header", changed(200), content, nil},
+		{name: "whole", raw: whole, want: content},
+		{name: "nothing"},
+		{name: "one byte", raw: cut(1)},
+		{name: "magic", raw: cut(8)},
+		{name: "half a header", raw: cut(50)},
+		{name: "all that is known of the header", raw: cut(84)},
+		{name: "header without its end", raw: cut(cryptfs.HeaderBytes - 1)},
+		{name: "header alone", raw: cut(cryptfs.HeaderBytes)},
+		{name: "header and a byte", raw: cut(cryptfs.HeaderBytes + 1), want: content[:1]},
+		{name: "header not on the disk", raw: make([]byte, cryptfs.HeaderBytes)},
+		{name: "zeros where the header was", raw: zeroed, want: zeroed, damaged: true},
+		{name: "plain", raw: []byte("plain"), want: []byte("plain"), damaged: true},
+		{name: "plain, as long as a header", raw: long, want: long, damaged: true},
+		{name: "magic damaged", raw: changed(0), want: changed(0), damaged: true},
+		{name: "format", raw: changed(8), err: cryptfs.ErrNewer},
+		{name: "header length", raw: changed(12), err: cryptfs.ErrDamaged},
+		{name: "store", raw: changed(20), err: cryptfs.ErrDamaged},
+		{name: "salt", raw: changed(40), err: cryptfs.ErrDamaged},
+		{name: "check", raw: changed(70), err: cryptfs.ErrDamaged},
+		{name: "checksum", raw: changed(82), err: cryptfs.ErrDamaged},
+		{name: "rest of the header", raw: changed(200), want: content},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			below := vfs.NewMem()
 			create(t, below, "dir-f", test.raw)
+			o := seeded(storeA(), 1)
+			o.Whole = true
+			strict, err := cryptfs.New(below, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := strict.Open("dir-f")
+			if want := test.err; test.damaged && !errors.Is(err, cryptfs.ErrDamaged) || !test.damaged && !errors.Is(err, want) {
+				t.Errorf("Open in a store of encrypted files = %v, want %v, damaged: %v", err, want, test.damaged)
+			}
+			if err == nil {
+				f.Close()
+			}
 			fs := newFS(t, below)
-			f, err := fs.Open("dir-f")
+			f, err = fs.Open("dir-f")
 			if !errors.Is(err, test.err) {
 				t.Fatalf("Open = %v, want %v", err, test.err)
 			}
@@ -565,6 +581,78 @@ func TestRealFiles(t *testing.T) {
 	if vfs.Root(fs) != vfs.Default {
 		t.Error("Root does not find the file system below")
 	}
+}
+
+// TestHeaderIsDurableFirst finds every header on stable storage before anything
+// is behind it, and lets no write pass after a sync of it has failed.
+func TestHeaderIsDurableFirst(t *testing.T) {
+	t.Parallel()
+	below := vfs.NewCrashableMem()
+	fs := newFS(t, below)
+	create(t, fs, "old", []byte("old content"))
+	made, err := fs.Create("made", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reused, err := fs.ReuseForWrite("old", "reused", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := below.OpenDir("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]vfs.File{"made": made, "reused": reused} {
+		if _, err := f.Write([]byte("content")); err != nil {
+			t.Fatal(err)
+		}
+		raw := contents(t, below.CrashClone(vfs.CrashCloneCfg{}), name)
+		if len(raw) < cryptfs.HeaderBytes || !bytes.Equal(raw[:84], contents(t, below, name)[:84]) {
+			t.Errorf("%s: the header is not that of what was written", name)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	broken := &syncFS{FS: vfs.NewMem(), err: errors.New("the device has failed")}
+	f, err := newFS(t, broken).Create("f", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if n, err := f.Write([]byte("content")); n != 0 || !errors.Is(err, broken.err) || broken.syncs != 1 {
+			t.Errorf("Write = %d, %v after %d syncs; want %v after 1", n, err, broken.syncs, broken.err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// syncFS makes files that cannot be synced.
+type syncFS struct {
+	vfs.FS
+	err   error
+	syncs int
+}
+
+func (s *syncFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := s.FS.Create(name, c)
+	return &syncFile{f, s}, err
+}
+
+type syncFile struct {
+	vfs.File
+	fs *syncFS
+}
+
+func (s *syncFile) SyncData() error {
+	s.fs.syncs++
+	return s.fs.err
 }
 
 // FuzzHeader opens files with any first bytes: no panic, and what has a key is

@@ -64,7 +64,7 @@ type kind uint8
 
 const (
 	// unwritten files have no content: they are empty, or a crash has left
-	// them before their header was on stable storage.
+	// them before their header was on stable storage. Nothing is behind it.
 	unwritten kind = iota
 	plain
 	encrypted

@@ -2,6 +2,7 @@ package cryptfs_test
 
 import (
 	"bytes"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -85,8 +86,7 @@ type crasher struct {
 
 // life opens the store, looks at it, changes it and crashes.
 func (c *crasher) life() {
-	fs := newFS(c.t, c.below)
-	o := pebbleOptions(fs)
+	o := pebbleOptions(wholeFS(c.t, c.below))
 	o.EventListener = &pebble.EventListener{WALCreated: func(i pebble.WALCreateInfo) {
 		if i.RecycledFileNum != 0 {
 			c.recycled.Add(1)
@@ -183,7 +183,7 @@ func TestPebbleUnsynced(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		below := vfs.NewCrashableMem()
-		db, err := pebble.Open("db", pebbleOptions(newFS(t, below)))
+		db, err := pebble.Open("db", pebbleOptions(wholeFS(t, below)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestPebbleUnsynced(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if db, err = pebble.Open("db", pebbleOptions(newFS(t, clone))); err != nil {
+		if db, err = pebble.Open("db", pebbleOptions(wholeFS(t, clone))); err != nil {
 			t.Fatalf("seed %d: open after a crash: %v", seed, err)
 		}
 		missing := false
@@ -216,6 +216,68 @@ func TestPebbleUnsynced(t *testing.T) {
 		}
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// wholeFS is a store that was never unencrypted.
+func wholeFS(t testing.TB, below vfs.FS) *cryptfs.FS {
+	t.Helper()
+	o := seeded(storeA(), 1)
+	o.Whole = true
+	o.Random = crand.Reader
+	fs, err := cryptfs.New(below, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
+// TestPebbleRottenLog damages the header of a log that holds what was
+// acknowledged, in any way: the store does not open as if nothing had been.
+func TestPebbleRottenLog(t *testing.T) {
+	t.Parallel()
+	for name, rot := range map[string]func([]byte){
+		"zeroed":      func(b []byte) { clear(b[:cryptfs.HeaderBytes]) },
+		"overwritten": func(b []byte) { copy(b, bytes.Repeat([]byte{0xa5}, cryptfs.HeaderBytes)) },
+		"a bit":       func(b []byte) { b[3] ^= 4 },
+		"the salt":    func(b []byte) { b[33] ^= 1 },
+	} {
+		below := vfs.NewCrashableMem()
+		db, err := pebble.Open("db", pebbleOptions(wholeFS(t, below)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Set(rowKey(1), rowValue(1, 1), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		clone := below.CrashClone(vfs.CrashCloneCfg{})
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		names, err := clone.List("db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rotten := 0
+		for _, name := range names {
+			if strings.HasSuffix(name, ".log") {
+				raw, err := clone.UnsafeGetFileDataBuffer("db/" + name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(raw) > 0 {
+					rot(raw)
+					rotten++
+				}
+			}
+		}
+		db, err = pebble.Open("db", pebbleOptions(wholeFS(t, clone)))
+		if !errors.Is(err, cryptfs.ErrDamaged) || rotten != 1 {
+			t.Errorf("%s: Open = %v with %d rotten logs, want %v", name, err, rotten, cryptfs.ErrDamaged)
+		}
+		if err == nil {
+			db.Close()
 		}
 	}
 }

@@ -57,7 +57,7 @@ func (p *process) stateFS() (vfs.FS, error) {
 	if err != nil {
 		return nil, p.keyringMismatch(err)
 	}
-	f, err := encrypting(vfs.Default, key, p.id.State.ID)
+	f, err := encrypting(vfs.Default, key, p.id.State.ID, p.id.State.Whole)
 	if err != nil {
 		return nil, err
 	}
@@ -66,27 +66,32 @@ func (p *process) stateFS() (vfs.FS, error) {
 	return f, nil
 }
 
-// driveFS is the file system of the stores on a drive, around the one below.
-// The keyring has the drive's key before the drive is opened.
+// driveFS is the file system of copies of the metadata on a drive, around the
+// one below. None of them was ever unencrypted. The keyring has the drive's key
+// before the drive is opened.
 func (p *process) driveFS(drive topology.DriveID, below vfs.FS) (vfs.FS, error) {
 	if !p.id.Encryption {
 		return below, nil
 	}
+	return p.underKeyOf(drive, below, true)
+}
+
+func (p *process) underKeyOf(drive topology.DriveID, below vfs.FS, whole bool) (*cryptfs.FS, error) {
 	key, err := p.ring.current().DriveKey(drive)
 	if err != nil {
 		return nil, err
 	}
-	return encrypting(below, key, drive)
+	return encrypting(below, key, drive, whole)
 }
 
-func encrypting(below vfs.FS, key keyring.Key, store topology.DriveID) (*cryptfs.FS, error) {
-	return cryptfs.New(below, cryptfs.Options{Key: cryptfs.Key(key), Store: store, Random: rand.Reader})
+func encrypting(below vfs.FS, key keyring.Key, store topology.DriveID, whole bool) (*cryptfs.FS, error) {
+	return cryptfs.New(below, cryptfs.Options{Key: cryptfs.Key(key), Store: store, Random: rand.Reader, Whole: whole})
 }
 
-// indexFS is driveFS for the index of a drive in dir. A key that is lost keeps
+// indexFS is the file system of the index of a drive in dir. A key that is lost keeps
 // no drive from being opened: its index is made anew.
 func (p *process) indexFS(drive topology.DriveID, dir string, below vfs.FS) (vfs.FS, error) {
-	f, err := p.driveFS(drive, below)
+	f, err := p.underKeyOf(drive, below, false)
 	if errors.Is(err, keyring.ErrNoKey) {
 		p.Log.Error("the index of a drive lies unencrypted until the next start", "dir", dir, "err", err)
 		return below, nil
@@ -101,17 +106,13 @@ func (p *process) indexFS(drive topology.DriveID, dir string, below vfs.FS) (vfs
 // encryptClosed replaces the files of a store that is not open but its tables,
 // which may be many. A disk that is full or failing must not keep the store from
 // being opened: what is left is tried again at the next start.
-func (p *process) encryptClosed(f vfs.FS, dir string) {
-	c, ok := f.(*cryptfs.FS)
-	if !ok {
-		return
-	}
-	paths, err := c.Plain(dir, cryptfs.IsNoTable)
+func (p *process) encryptClosed(f *cryptfs.FS, dir string) {
+	paths, err := f.Plain(dir, cryptfs.IsNoTable)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	for err == nil && len(paths) > 0 {
-		if err = c.Encrypt(paths[0]); err == nil {
+		if err = f.Encrypt(paths[0]); err == nil {
 			paths = paths[1:]
 		}
 	}
@@ -205,7 +206,7 @@ func (p *process) newStateFS() (vfs.FS, error) {
 		if err := p.ring.admitState(p.id.State.ID, keyringDrives(p.node), len(p.ring.current().Drives())); err != nil {
 			p.Log.Warn("metadata is not encrypted yet: its key was not stored", "err", err)
 		} else {
-			p.id.State.Keyed = true
+			p.id.State.Keyed, p.id.State.Whole = true, true
 		}
 	}
 	return p.stateFS()
@@ -222,15 +223,15 @@ func (p *process) encryptOld(ctx context.Context) error {
 		dir string
 	}
 	var stores []store
-	if f, ok := p.stateFiles.(*cryptfs.FS); ok {
+	if f, ok := p.stateFiles.(*cryptfs.FS); ok && !p.id.State.Whole {
 		stores = append(stores, store{f, p.localPath()})
 	}
 	for _, d := range p.node.Drives() {
-		f, err := p.driveFS(d.ID(), vfs.Default)
+		f, err := p.underKeyOf(d.ID(), vfs.Default, false)
 		if err != nil {
 			return err
 		}
-		stores = append(stores, store{f.(*cryptfs.FS), filepath.Join(d.Path(), "idx")})
+		stores = append(stores, store{f, filepath.Join(d.Path(), "idx")})
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.onClose("encryption of older files", func() error {
@@ -246,12 +247,26 @@ func (p *process) encryptOld(ctx context.Context) error {
 	})
 	for _, s := range stores {
 		p.plain.work.Go(func() {
-			if err := p.encryptTables(run, s.fs, s.dir); err != nil {
+			err := p.encryptTables(run, s.fs, s.dir)
+			if err == nil && s.dir == p.localPath() {
+				err = p.noteWhole(s.fs)
+			}
+			if err != nil {
 				p.Log.Error("older files are encrypted at the next start", "dir", s.dir, "err", err)
 			}
 		})
 	}
 	return nil
+}
+
+// noteWhole notes, for the next start, that no older file is left in the state
+// directory, if that is so.
+func (p *process) noteWhole(f *cryptfs.FS) error {
+	left, err := f.Plain(p.localPath(), func(name string) bool { return name != "LOCK" })
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	return p.note(func(id *identity) { id.State.Whole = true })
 }
 
 // encryptTables replaces the tables of one store.

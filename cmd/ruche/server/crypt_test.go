@@ -38,7 +38,7 @@ func stateFiles(t *testing.T, dir string) vfs.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := encrypting(vfs.Default, key, id.State.ID)
+	f, err := encrypting(vfs.Default, key, id.State.ID, id.State.Whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func older(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := encrypting(vfs.Default, key, super.Drive)
+		f, err := encrypting(vfs.Default, key, super.Drive, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,6 +296,9 @@ func TestStoreOfAnEarlierVersion(t *testing.T) {
 		getObject(t, p, secret+key)
 	}
 	closed(t, p)
+	if id, err := readIdentity(dir); err != nil || !id.State.Whole {
+		t.Errorf("unencrypted files are taken for what they were: %+v, %v", id.State, err)
+	}
 	if found := mentions(t, dir, secret); len(found) > 0 {
 		t.Errorf("names of objects are in %v", found)
 	}
@@ -419,7 +422,7 @@ func TestEncryptsPastDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := &process{Options: Options{Log: slog.New(slog.DiscardHandler)}}
-	f, err := encrypting(vfs.Default, keyring.Key{1}, newStoreID())
+	f, err := encrypting(vfs.Default, keyring.Key{1}, newStoreID(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

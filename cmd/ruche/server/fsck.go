@@ -135,5 +135,5 @@ func fsckKey(path string, super *node.Superblock, o FsckOptions) (*cryptfs.FS, e
 	if err != nil {
 		return nil, err
 	}
-	return encrypting(vfs.Default, key, super.Drive)
+	return encrypting(vfs.Default, key, super.Drive, false)
 }

@@ -84,6 +84,9 @@ type stateStore struct {
 	// Keyed says that the key may be used: it is in the sealed keyring on more
 	// than half of the drives, or nothing is stored yet.
 	Keyed bool `json:"keyed"`
+	// Whole says that no file is left there that is not encrypted. One without
+	// the header of an encrypted file is damaged then.
+	Whole bool `json:"whole"`
 }
 
 type slot struct {
@@ -115,7 +118,7 @@ func newIdentity(c *config.Config) (*identity, error) {
 		id.Slots = append(id.Slots, slot{Path: abs})
 	}
 	if id.Encryption {
-		id.State = &stateStore{ID: newStoreID(), Keyed: true}
+		id.State = &stateStore{ID: newStoreID(), Keyed: true, Whole: true}
 	}
 	return id, nil
 }
