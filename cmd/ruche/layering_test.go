@@ -60,7 +60,7 @@ var mayImport = map[string][]string{
 	"cmd/ruche/config": {"gateway/wire", "metadata"},
 	// The only place where the parts are put together.
 	"cmd/ruche/server": {"cmd/ruche/config", "gateway", "gateway/admin", "gateway/object", "gateway/recovery", "gateway/seal", "gateway/sigv4", "gateway/wire",
-		"metadata", "metadata/cryptfs", "metadata/keyring", "metadata/placement", "metadata/replica", "metadata/replica/commandlog", "metadata/topology", "node"},
+		"metadata", "metadata/cryptfs", "metadata/keyring", "metadata/placement", "metadata/replica", "metadata/replica/backup", "metadata/replica/commandlog", "metadata/topology", "node"},
 }
 
 // blackBoxes know Ruche by its protocols: what lies below them imports nothing

@@ -120,7 +120,7 @@ and serves them by the S3 protocol.`,
 	root.AddCommand(
 		a.serveCommand(), a.configCommand(), a.versionCommand(),
 		a.statusCommand(), a.driveCommand(), a.scrubCommand(), a.repairCommand(),
-		a.keyCommand(), a.keyringCommand(), a.bucketCommand(), a.recoverCommand(),
+		a.keyCommand(), a.keyringCommand(), a.bucketCommand(), a.metadataCommand(), a.recoverCommand(),
 	)
 	return root
 }

@@ -25,6 +25,8 @@ type fake struct {
 	asked    []string
 	err      error
 	notReady error
+	repeat   int   // how long a backup is
+	late     error // of a backup, after its last byte
 }
 
 func (f *fake) note(s string) error { f.asked = append(f.asked, s); return f.err }
@@ -81,6 +83,16 @@ func (f *fake) RemoveCopy(_ context.Context, r *admin.CopyRequest) (*admin.Metad
 func (f *fake) TransferCopy(_ context.Context, r *admin.CopyRequest) (*admin.Metadata, error) {
 	return &admin.Metadata{Voters: 6}, f.note("transfer copy " + r.Store)
 }
+func (f *fake) BackupMetadata(_ context.Context, w io.Writer) error {
+	if f.err == nil {
+		io.WriteString(w, strings.Repeat("metadata", f.repeat))
+	}
+	if f.late != nil {
+		f.note("back up")
+		return f.late
+	}
+	return f.note("back up")
+}
 func (f *fake) Ready(context.Context) error { return f.notReady }
 func (f *fake) Writable(_ context.Context, maintenance bool) error {
 	if maintenance {
@@ -93,7 +105,7 @@ func (f *fake) Writable(_ context.Context, maintenance bool) error {
 func start(t *testing.T, f *fake, change func(*admin.Options)) *httptest.Server {
 	t.Helper()
 	o := admin.Options{
-		Cluster: f, Drives: f, Scrubs: f, Keys: f, Keyrings: f, Buckets: f, Copies: f, Health: f,
+		Cluster: f, Drives: f, Scrubs: f, Keys: f, Keyrings: f, Buckets: f, Copies: f, Backups: f, Health: f,
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ruche_up 1\n") }),
 		Lookup: func(_ context.Context, id string) (sigv4.Credentials, error) {
 			if id != "root" {

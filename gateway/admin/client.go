@@ -157,35 +157,56 @@ func ask[T any](ctx context.Context, c *Client, method, path string, body any) (
 			return answer, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+"/admin/v1"+path, bytes.NewReader(text))
+	reply, err := c.send(ctx, method, path, text)
 	if err != nil {
 		return answer, err
 	}
-	req.Header.Set("Content-Type", "application/json")
-	sum := sha256.Sum256(text)
-	if err := c.signer.Sign(req, hex.EncodeToString(sum[:]), c.now()); err != nil {
-		return answer, fmt.Errorf("sign the call: %w", err)
-	}
-	reply, err := c.http.Do(req)
-	if err != nil {
-		return answer, unreachable(c.base, err)
-	}
 	defer reply.Body.Close()
-	text, err = io.ReadAll(io.LimitReader(reply.Body, maxAnswerBytes))
-	if err != nil {
-		return answer, fmt.Errorf("read the answer of %s: %w", c.base, err)
-	}
-	if reply.StatusCode != http.StatusOK {
-		e := &Error{Status: reply.StatusCode}
-		if json.Unmarshal(text, e) != nil || e.Code == "" {
-			e.Code, e.Message = CodeInternal, fmt.Sprintf("%s answers %s; is it the admin address of a ruche server, and does it begin with https:// if that speaks TLS?", c.base, reply.Status)
-		}
-		return answer, e
+	if text, err = c.read(reply); err != nil {
+		return answer, err
 	}
 	if err := json.Unmarshal(text, answer); err != nil {
 		return answer, fmt.Errorf("answer of %s: %w", c.base, err)
 	}
 	return answer, nil
+}
+
+// send makes one call with a JSON body and returns the answer, whose body the
+// caller closes. A refusal is an error.
+func (c *Client) send(ctx context.Context, method, path string, text []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+"/admin/v1"+path, bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	sum := sha256.Sum256(text)
+	if err := c.signer.Sign(req, hex.EncodeToString(sum[:]), c.now()); err != nil {
+		return nil, fmt.Errorf("sign the call: %w", err)
+	}
+	reply, err := c.http.Do(req)
+	if err != nil {
+		return nil, unreachable(c.base, err)
+	}
+	if reply.StatusCode == http.StatusOK {
+		return reply, nil
+	}
+	defer reply.Body.Close()
+	if text, err = c.read(reply); err != nil {
+		return nil, err
+	}
+	e := &Error{Status: reply.StatusCode}
+	if json.Unmarshal(text, e) != nil || e.Code == "" {
+		e.Code, e.Message = CodeInternal, fmt.Sprintf("%s answers %s; is it the admin address of a ruche server, and does it begin with https:// if that speaks TLS?", c.base, reply.Status)
+	}
+	return nil, e
+}
+
+func (c *Client) read(reply *http.Response) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(reply.Body, maxAnswerBytes))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer of %s: %w", c.base, err)
+	}
+	return text, nil
 }
 
 // unreachable words the failure to reach a server.

@@ -16,6 +16,7 @@
 //	POST   /admin/v1/keyring/verify      VerifyRequest -> Keyring
 //	GET    /admin/v1/buckets             BucketList
 //	PATCH  /admin/v1/buckets/{name}      SetBucketRequest -> Bucket
+//	POST   /admin/v1/metadata/backup     -> a backup, as it is
 //
 // Bodies are JSON. Every call above is signed with an access key by Signature
 // V4, in the Authorization header, over its body, and in the region

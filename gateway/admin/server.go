@@ -93,6 +93,7 @@ type Options struct {
 	Keyrings Keyrings
 	Buckets  Buckets
 	Copies   Copies
+	Backups  Backups
 	Health   HealthCheck
 
 	// Metrics renders /metrics.
@@ -128,6 +129,7 @@ func New(o Options) *Server {
 			s.mux.Handle(pattern, s.signed(call))
 		}
 	}
+	s.mux.HandleFunc("POST /admin/v1/metadata/backup", s.backup)
 	s.health()
 	s.mux.HandleFunc("GET /metrics", s.metrics)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

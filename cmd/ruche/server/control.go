@@ -28,12 +28,15 @@ const (
 type control struct {
 	p       *process
 	metrics http.Handler
+	// backingUp is held while a backup of the metadata is written: one at a
+	// time.
+	backingUp sync.Mutex
 }
 
 func (c *control) handler() http.Handler {
 	p := c.p
 	return admin.New(admin.Options{
-		Cluster: c, Drives: c, Scrubs: c, Keys: p.keys, Keyrings: p.ring, Buckets: c, Copies: c, Health: c,
+		Cluster: c, Drives: c, Scrubs: c, Keys: p.keys, Keyrings: p.ring, Buckets: c, Copies: c, Backups: c, Health: c,
 		Metrics: c.metrics, OpenMetrics: isLoopback(p.net.admin.Addr()), MetricsToken: p.c.MetricsToken,
 		Lookup: p.keys.lookup, Now: p.Now, Log: p.Log.With("part", "admin"),
 	})

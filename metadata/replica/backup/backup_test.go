@@ -138,7 +138,7 @@ func dump(t testing.TB, l replica.Engine) map[string]string {
 func write(t testing.TB, l replica.Engine, keys *keyring.Keyring) ([]byte, backup.Totals) {
 	t.Helper()
 	var b bytes.Buffer
-	_, totals, err := backup.Write(t.Context(), &b, l, backup.Options{Cluster: cluster, Now: start, Random: source(7), Keys: keys})
+	_, totals, err := backup.Write(t.Context(), &b, l, backup.Options{Cluster: cluster, Now: now, Random: source(7), Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestOnePointInTime(t *testing.T) {
 			return len(b), nil
 		})
 		var b bytes.Buffer
-		if _, _, err := backup.Write(t.Context(), io.MultiWriter(&b, waiting), l, backup.Options{Cluster: cluster, Now: start, Random: source(byte(round))}); err != nil {
+		if _, _, err := backup.Write(t.Context(), io.MultiWriter(&b, waiting), l, backup.Options{Cluster: cluster, Now: now, Random: source(byte(round))}); err != nil {
 			t.Fatal(err)
 		}
 		fs := vfs.NewMem()
@@ -527,7 +527,7 @@ func TestWriteFails(t *testing.T) {
 			}
 			return len(b), nil
 		})
-		_, _, err := backup.Write(t.Context(), w, l, backup.Options{Cluster: cluster, Now: start, Random: source(1)})
+		_, _, err := backup.Write(t.Context(), w, l, backup.Options{Cluster: cluster, Now: now, Random: source(1)})
 		if !errors.Is(err, gone) {
 			t.Fatalf("after %d writes: Write = %v", n, err)
 		}

@@ -25,7 +25,9 @@ type Source interface {
 // Options say how a backup is written.
 type Options struct {
 	Cluster [16]byte
-	Now     time.Time
+
+	// Now returns the wall clock. Required.
+	Now func() time.Time
 
 	// Random must be a cryptographic source. Required.
 	Random io.Reader
@@ -33,8 +35,10 @@ type Options struct {
 	// Keys seals the backup. Nil writes it readable by anybody.
 	Keys *keyring.Keyring
 
-	// Limit bounds how fast the store is read. Nil bounds nothing.
-	Limit *snapshot.Limiter
+	// BytesPerSecond bounds how fast tables are made. Zero bounds nothing.
+	BytesPerSecond int64
+
+	limit *snapshot.Limiter
 }
 
 // Write writes a backup of all groups to w and returns what it holds. It does
@@ -42,9 +46,10 @@ type Options struct {
 // to, there is no backup.
 func Write(ctx context.Context, w io.Writer, src Source, o Options) (Info, Totals, error) {
 	i := Info{
-		Cluster: o.Cluster, Created: o.Now.Truncate(time.Second).UTC(),
+		Cluster: o.Cluster, Created: o.Now().Truncate(time.Second).UTC(),
 		StoreFormat: replica.StoreFormat, CommandVersion: metadata.LatestVersion,
 	}
+	o.limit = snapshot.NewLimiter(o.BytesPerSecond, o.Now, nil)
 	var t Totals
 	err := src.Whole(ctx, func(ctx context.Context, it *pebble.Iterator) (err error) {
 		t, err = write(ctx, w, it, &i, o)
@@ -118,7 +123,7 @@ func (w *writer) group(ctx context.Context, src snapshot.Source, group uint32, o
 		return err
 	}
 	describe := func(func([]byte) ([]byte, error)) (snapshot.Header, error) { return h, nil }
-	e, err := snapshot.Open(src, group, describe, snapshot.ExportOptions{Tables: replica.TableOptions(), Limit: o.Limit, Skip: logRow})
+	e, err := snapshot.Open(src, group, describe, snapshot.ExportOptions{Tables: replica.TableOptions(), Limit: o.limit, Skip: logRow})
 	if err != nil {
 		return err
 	}
