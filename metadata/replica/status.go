@@ -24,8 +24,10 @@ type GroupStatus struct {
 	Commit  uint64
 	Applied uint64
 	Last    uint64 // position of the store's log
-	Quiet   bool   // idle, and led by this store
-	Damaged bool   // its state is not served and has to be replaced
+	// LastTerm is the term of the entry there.
+	LastTerm uint64
+	Quiet    bool // idle, and led by this store
+	Damaged  bool // its state is not served and has to be replaced
 
 	Voters, Learners []uint64
 	Joint            bool // between two configurations
@@ -76,7 +78,11 @@ func (s *Store) Status() StoreStatus {
 		return st
 	}
 	for _, m := range s.groups {
-		st.Groups = append(st.Groups, m.status())
+		g := m.status()
+		if t, err := s.log.Group(m.id).Term(m.last); err == nil {
+			g.LastTerm = t
+		}
+		st.Groups = append(st.Groups, g)
 	}
 	for id, p := range s.peers {
 		ps := PeerStatus{Replica: id, Alive: s.alive(id), Failed: p.failed}

@@ -131,6 +131,10 @@ func (k *copyKeeper) locateAll(all []found) (places []replica.Place, err error) 
 		if row.State == storeNew || row.State == storeGone {
 			continue // made, or deleted, once the others serve
 		}
+		if row.State == storeForced {
+			return nil, &StartError{NoQuorum, fmt.Sprintf("copy %d of the metadata in %s was being made the truth, and that was cut off", row.Replica, row.Path),
+				"run \"ruche metadata force\" again", nil}
+		}
 		dir, err := k.p.locate(row, all)
 		var at replica.Place
 		if err == nil {

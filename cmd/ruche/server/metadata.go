@@ -320,6 +320,11 @@ func (p *process) checkStrays(list *storeList, all []found) error {
 		case list == nil || m.Replica >= list.Next:
 			return &StartError{MetadataLost, fmt.Sprintf("%s is copy %d of the metadata, which the state directory %s does not know of: it is older than that copy", dir, m.Replica, p.dir),
 				"restore the newest state directory; or recover from the drives with \"ruche recover\"", nil}
+		case slices.Contains(list.Lost, m.Replica):
+			p.Log.Warn("a copy of the metadata that was given up is set aside", "path", dir, "replica", m.Replica)
+			if err := setAside(dir, m.Replica); err != nil {
+				p.Log.Error("it stays", "path", dir, "err", err)
+			}
 		default:
 			p.Log.Warn("a copy of the metadata that was taken away is deleted", "path", dir, "replica", m.Replica)
 			if err := removeStore(dir); err != nil {

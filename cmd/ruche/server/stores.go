@@ -37,6 +37,9 @@ type storeList struct {
 	// Setting is the value of metadata-replicas that was last carried out. Only
 	// another one makes a start change what operators have chosen since.
 	Setting string `json:"setting"`
+	// Lost are the numbers of copies that were given up when one was forced. If
+	// they come back, they are set aside and not deleted.
+	Lost []uint64 `json:"lost,omitempty"`
 	// Next is the next number of a copy.
 	Next   uint64     `json:"next"`
 	Stores []storeRow `json:"stores"`
@@ -55,6 +58,8 @@ const (
 	storeLeaving = "leaving"
 	// storeShrinking is the one copy that is left, while it loses its log.
 	storeShrinking = "shrinking"
+	// storeForced is the copy that is being made the truth, offline.
+	storeForced = "forced"
 	// storeGone copies are members no more; their directories are deleted.
 	storeGone = "gone"
 )
