@@ -77,8 +77,22 @@ func New(o Options) (*Keeper, error) {
 // Kick says that something was committed in a group. It never blocks.
 func (k *Keeper) Kick(id uint32) {
 	if id < groupCount {
-		k.groups[id].told.Add(1)
-		wake(k.groups[id].kick)
+		g := k.groups[id]
+		g.told.Add(1)
+		g.pending()
+		wake(g.kick)
+	}
+}
+
+// pending notes that something may wait from now on, unless something does
+// already.
+func (g *group) pending() { g.oldest.CompareAndSwap(0, g.k.o.Now().UnixMicro()) }
+
+// nothing notes that nothing waits but what was told of since told was cleared.
+func (g *group) nothing() {
+	g.oldest.Store(0)
+	if g.told.Load() > 0 {
+		g.pending()
 	}
 }
 
@@ -97,6 +111,7 @@ func wake(c chan<- struct{}) {
 func (k *Keeper) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	for _, g := range k.groups {
+		g.pending() // until it has looked
 		loops.Go(func() { g.run(ctx) })
 	}
 	loops.Go(func() { k.watch(ctx) })
@@ -165,6 +180,9 @@ const pageEntries = 512
 func (g *group) drain(ctx context.Context) error {
 	g.told.Store(0)
 	if on, err := g.keepsOutbox(ctx); err != nil || !on {
+		if err == nil {
+			g.nothing()
+		}
 		return err
 	}
 	select {
@@ -179,7 +197,7 @@ func (g *group) drain(ctx context.Context) error {
 			return err
 		}
 		if len(entries) == 0 {
-			g.oldest.Store(0)
+			g.nothing()
 			return nil
 		}
 		g.oldest.Store(int64(entries[0].Order))
