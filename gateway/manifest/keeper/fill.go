@@ -60,8 +60,12 @@ func (g *group) fill(ctx context.Context, row *metadata.ManifestMembers, m *meta
 			return err
 		}
 		if len(keys) == 0 {
-			g.k.o.Logger.InfoContext(ctx, "manifest drive is full", "group", g.id, "drive", m.Drive.String())
-			return g.filled(ctx, m, metadata.MemberFull, metadata.KeyRef{})
+			g.k.o.Logger.DebugContext(ctx, "manifest drive is full", "group", g.id, "drive", m.Drive.String())
+			if err := g.filled(ctx, m, metadata.MemberFull, metadata.KeyRef{}); err != nil {
+				return err
+			}
+			g.k.filling.Add(-1) // until it is counted again
+			return nil
 		}
 		if err := g.fillKeys(ctx, row, m.Drive, keys); err != nil {
 			return err

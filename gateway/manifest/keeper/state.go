@@ -55,7 +55,7 @@ const maxLastErrors = 8
 // State returns what the keeper is doing.
 func (k *Keeper) State() State {
 	s := State{
-		Filling: int(k.filling.Load()), Short: int(k.short.Load()),
+		Filling: max(0, int(k.filling.Load())), Short: int(k.short.Load()),
 		Entries: k.entries.Load(), Versions: k.versions.Load(), Tombstones: k.tombstones.Load(), Skipped: k.skipped.Load(),
 		Records: k.records.Load(), Bytes: k.bytes.Load(), Failures: k.failures.Load(), Replaced: k.replaced.Load(),
 		Filled: k.filled.Load(), Passes: k.passes.Load(), Rewritten: k.rewritten.Load(), Freed: k.freed.Load(),
