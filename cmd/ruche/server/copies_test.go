@@ -389,3 +389,36 @@ func TestRemovedWhileAway(t *testing.T) {
 		t.Errorf("the old copy is still there: %v", err)
 	}
 }
+
+// TestReplacedDriveTakesItsCopyAlong loses a drive that carries a copy, while
+// the server runs and before a start.
+func TestReplacedDriveTakesItsCopyAlong(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	empty := func(d string) string {
+		remove(t, filepath.Join(dir, d))
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, d)
+	}
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	if _, err := p.ctl.ReplaceDrive(t.Context(), &admin.ReplaceRequest{Path: empty("d2")}); err != nil {
+		t.Fatal(err)
+	}
+	m := await(t, p, "the copy is made anew", well(3))
+	if m.Find("2") != nil || m.Find("4") == nil || m.Find("4").Path != filepath.Join(dir, "d2", "meta") {
+		t.Errorf("copies %+v", m)
+	}
+	closed(t, p)
+	empty("d1")
+	p = opened(t, settings(t, dir, three))
+	await(t, p, "one is away", func(m *admin.Metadata) bool { return m.Healthy == 2 && m.Leaderless == 0 })
+	if _, err := p.ctl.ReplaceDrive(t.Context(), &admin.ReplaceRequest{Path: filepath.Join(dir, "d1")}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p, "the copy is made anew", func(m *admin.Metadata) bool { return well(3)(m) && m.Find("5") != nil })
+	getObject(t, p, secret+"-1")
+	closed(t, p)
+}

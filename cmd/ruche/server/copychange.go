@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/metadata/topology"
+	"github.com/ruche-storage/ruche/node"
 )
 
 // The methods here decide where copies of the metadata are to be. The caller
@@ -110,6 +113,19 @@ func (k *copyKeeper) replace(ctx context.Context, old uint64, to place) error {
 		return err
 	}
 	return k.makeNew(ctx, []uint64{id}, func(l *storeList) { l.row(old).State = storeReady })
+}
+
+// followDrive puts the copy that a lost drive carried onto the drive that has
+// taken its place. It takes changing itself.
+func (k *copyKeeper) followDrive(ctx context.Context, lost topology.DriveID, to *node.Drive) error {
+	k.changing.Lock()
+	defer k.changing.Unlock()
+	list, _, _, _ := k.snapshot()
+	i := slices.IndexFunc(list.Stores, func(s storeRow) bool { return s.Drive == lost && s.State == storeReady })
+	if i < 0 {
+		return nil
+	}
+	return k.replace(ctx, list.Stores[i].Replica, place{filepath.Join(to.Path(), metaName), to.ID(), device(to.Path())})
 }
 
 // makeNew makes the copies that were listed. If one cannot be made, what was

@@ -22,7 +22,8 @@ import (
 //  3. the keyring gets a key of the new drive, and the drive is opened
 //  4. the engine puts the new drive into its tables, where the lost one is
 //     draining until everything was rebuilt, and retired then
-//  5. cluster.json forgets about it
+//  5. a copy of the metadata that the lost drive carried is made on the new one
+//  6. cluster.json forgets about it
 //
 // A start carries on what was noted and not forgotten, and so does the same call
 // again.
@@ -206,6 +207,9 @@ func (p *process) replace(ctx context.Context, r replacing, open *node.Drive) er
 	}
 	if err := p.eng.ReplaceDrive(ctx, r.Old, p.tableRow(open.Status())); err != nil {
 		return fmt.Errorf("place drive: %w", err)
+	}
+	if err := p.copies.followDrive(ctx, r.Old, open); err != nil {
+		return fmt.Errorf("copy of the metadata: %w", err)
 	}
 	p.Log.Info("drive replaced", "path", r.Path, "lost", r.Old.String(), "drive", open.ID().String())
 	return p.note(func(id *identity) {
