@@ -19,12 +19,22 @@ type call struct {
 	done  chan struct{}
 	res   *metadata.Result // set before done is closed
 
-	again   chan struct{} // gets a value when it is worth another try
-	handed  atomic.Int32  // to stores
-	refused atomic.Int32  // by them
-	why     atomic.Pointer[error]
-	ended   atomic.Bool // res is set
+	again chan struct{} // gets a value when it is worth another try
+	why   atomic.Pointer[error]
+	ended atomic.Bool // res is set
+
+	attempts []*attempt // of the caller's goroutine
 }
+
+// attempt is a call that is handed to one store.
+type attempt struct {
+	*call
+	state atomic.Int32 // one of those of a proposal
+}
+
+// take reports whether the store may propose the attempt: its caller has not
+// given it up.
+func (a *attempt) take() bool { return a.state.CompareAndSwap(waiting, taken) }
 
 func (c *call) nudge() {
 	select {
@@ -33,15 +43,24 @@ func (c *call) nudge() {
 	}
 }
 
-// refuse is called when a store has not taken the call.
-func (c *call) refuse(err error) {
-	c.why.Store(&err)
-	c.refused.Add(1)
-	c.nudge()
+// refuse is called when the store has not proposed the attempt.
+func (a *attempt) refuse(err error) {
+	a.state.Store(abandoned)
+	a.why.Store(&err)
+	a.nudge()
 }
 
-// untouched reports whether no store may have taken the call.
-func (c *call) untouched() bool { return c.handed.Load() == c.refused.Load() }
+// withdraw takes back what no store has looked at, and returns how many
+// attempts may have been proposed.
+func (c *call) withdraw() (proposed int) {
+	for _, a := range c.attempts {
+		a.state.CompareAndSwap(waiting, abandoned)
+		if a.state.Load() == taken {
+			proposed++
+		}
+	}
+	return proposed
+}
 
 // finish gives the call its result, and reports whether it was the first.
 func (c *call) finish(res *metadata.Result) bool {
@@ -152,7 +171,7 @@ func (e *Replicated) see(ctx context.Context, c *call) (*metadata.Result, error)
 			why := c.why.Swap(nil)
 			switch {
 			case why == nil: // another leader: what the old one took may be lost
-			case errors.Is(*why, metadata.ErrOverloaded) && c.untouched():
+			case errors.Is(*why, metadata.ErrOverloaded) && c.withdraw() == 0:
 				e.counts.overload()
 				return nil, metadata.ErrOverloaded
 			default: // no leader yet
@@ -169,14 +188,15 @@ func (e *Replicated) propose(c *call) {
 	if r == nil {
 		return
 	}
-	c.handed.Add(1)
-	if err := r.mail.propose(&attempt{call: c, store: r.id()}); err != nil {
-		c.refuse(err)
+	a := &attempt{call: c}
+	c.attempts = append(c.attempts, a)
+	if err := r.mail.propose(a); err != nil {
+		a.refuse(err)
 	}
 }
 
 func (c *call) answer() (*metadata.Result, error) {
-	if errors.Is(c.res.Rejected, metadata.ErrFencedEpoch) && c.handed.Load()-c.refused.Load() > 1 {
+	if errors.Is(c.res.Rejected, metadata.ErrFencedEpoch) && c.withdraw() > 1 {
 		// An earlier attempt may have been carried out before the fence rose,
 		// which drops its result.
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, metadata.ErrFencedEpoch)
@@ -192,7 +212,7 @@ func (c *call) giveUp(ctx context.Context, why error) (*metadata.Result, error) 
 	default:
 	}
 	switch {
-	case !c.untouched():
+	case c.withdraw() > 0:
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, why)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))

@@ -37,12 +37,6 @@ type mail struct {
 	applied     *ApplyWork
 }
 
-// attempt is a command that is handed to one store.
-type attempt struct {
-	*call
-	store uint64
-}
-
 // report says how the sending of a snapshot has ended.
 type report struct {
 	SnapshotRequest

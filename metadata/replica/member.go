@@ -35,6 +35,8 @@ type member struct {
 	node *raft.RawNode
 	conf *pb.ConfState // as of what is applied
 
+	storage *groupStorage
+
 	// What Raft has said, as of the last collect.
 	role               raft.StateType
 	lead               uint64

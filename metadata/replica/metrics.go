@@ -20,6 +20,7 @@ type Metrics struct {
 	Batches    Histogram
 	Sync       Histogram // nanoseconds from handing a batch to the log until it was durable
 	ClockJumps uint64    // readings of the clock that were not believed
+	Snapshots  uint64    // of groups that were sent to other copies
 
 	Disk   vfs.DiskUsage // when it was last asked for
 	Full   bool          // commands that add are refused
@@ -76,4 +77,10 @@ func (c *counters) sync(took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m.Sync.add(uint64(max(took, 0)))
+}
+
+func (c *counters) snapshot() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.Snapshots++
 }

@@ -172,6 +172,9 @@ func (r *runner) open(m mail) {
 		s.ReportUnreachable(id)
 	}
 	for _, a := range m.proposals {
+		if !a.take() {
+			continue
+		}
 		if err := s.Propose(a.group, a.data); err != nil {
 			a.refuse(err)
 		}

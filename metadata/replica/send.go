@@ -34,6 +34,7 @@ func (r *runner) send(q SnapshotRequest) {
 		if err != nil {
 			log.Warn("metadata snapshot was not sent", "err", err)
 		} else {
+			r.engine.counts.snapshot()
 			log.Info("metadata snapshot sent")
 		}
 		r.mail.put(func(m *mail) bool {

@@ -23,7 +23,8 @@ type GroupStatus struct {
 	Term    uint64
 	Commit  uint64
 	Applied uint64
-	Last    uint64 // position of the store's log
+	First   uint64 // position of the first entry of the store's log
+	Last    uint64 // and of the last one
 	// LastTerm is the term of the entry there.
 	LastTerm uint64
 	Quiet    bool // idle, and led by this store
@@ -128,6 +129,7 @@ func (m *member) status() GroupStatus {
 		Voters: slices.Clone(m.conf.GetVoters()), Learners: slices.Clone(m.conf.GetLearners()),
 		Joint: len(m.conf.GetVotersOutgoing()) > 0,
 	}
+	g.First, _ = m.storage.FirstIndex()
 	if m.role == raft.StateLeader {
 		m.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
 			g.Members = append(g.Members, MemberStatus{

@@ -277,6 +277,7 @@ func (s *Store) openGroup(g uint32) error {
 		return err
 	}
 	m.term, m.vote, m.commit = hard.GetTerm(), hard.GetVote(), hard.GetCommit()
+	m.storage = storage
 	m.node, err = newNode(s.replica, storage, s.opts)
 	if err != nil {
 		return err

@@ -138,7 +138,7 @@ func (c *cluster) carryOut(id uint64, s *replica.Store, r *replica.Ready) {
 func (c *cluster) sendSnapshot(id uint64, s *replica.Store, q replica.SnapshotRequest) {
 	c.t.Helper()
 	to := c.stores[q.To]
-	if to == nil || c.cut[q.To] || c.cut[id] {
+	if to == nil || c.cut[q.To] || c.cut[id] || to.Installing(q.Group) {
 		s.ReportSnapshot(q.Group, q.To, false)
 		return
 	}
