@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"runtime"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/state"
@@ -33,3 +34,17 @@ func (s *Store) View(group uint32, read func(v state.View, position uint64) erro
 // Flush makes durable what was applied, so that the log may be cut of it. It is
 // called by the goroutine that applies.
 func (s *Store) Flush() error { return s.guard(s.db.Flush) }
+
+// Settle waits until nothing happens in the store's background, so that a
+// simulation may count what is written and see the same twice.
+func (s *Store) Settle() error {
+	return s.guard(func() error {
+		for {
+			a, b := s.db.Metrics(), s.log.Metrics().Pebble
+			if a.Compact.NumInProgress+a.Flush.NumInProgress+b.Compact.NumInProgress+b.Flush.NumInProgress == 0 {
+				return nil
+			}
+			runtime.Gosched()
+		}
+	})
+}

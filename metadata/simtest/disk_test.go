@@ -162,9 +162,10 @@ type crash struct {
 	rands                   map[string]*rand.Rand
 }
 
-// keep draws for a file or name.
-func (c *crash) keep(name string) bool {
-	kind := path.Dir(name) + "/*" + path.Ext(name)
+// keep draws for a file or name. What is drawn for one purpose does not depend
+// on how often it was drawn for another: Pebble removes files when it likes to.
+func (c *crash) keep(purpose, name string) bool {
+	kind := purpose + " " + path.Dir(name) + "/*" + path.Ext(name)
 	if c.rands[kind] == nil {
 		h := c.seed
 		for _, b := range []byte(kind) {
@@ -183,14 +184,12 @@ func (c *crash) dir(name string) {
 	for _, n := range slices.Compact(names) {
 		full := path.Join(name, n)
 		was, is := slices.Contains(before, n), slices.Contains(after, n)
-		if was != is && !c.keep(full) {
-			is = was // the new name, or that the old one is gone, did not get there
-			if is {
+		switch {
+		case !is:
+			if !c.keep("removal", full) {
 				c.copy(c.synced, full)
 			}
-			continue
-		}
-		if is {
+		case was || c.keep("name", full):
 			c.entry(full, was)
 		}
 	}
@@ -211,13 +210,17 @@ func (c *crash) entry(name string, was bool) {
 	durable, now := content(c.named, name), content(c.now, name)
 	if was {
 		// Another file may have taken the name.
-		if old := content(c.synced, name); !bytes.HasPrefix(durable, old) && !c.keep(name) {
+		if old := content(c.synced, name); !bytes.HasPrefix(durable, old) && !c.keep("file", name) {
 			c.write(name, old)
 			return
 		}
 	}
+	if bytes.Equal(now, durable) {
+		c.write(name, now)
+		return
+	}
 	if !bytes.HasPrefix(now, durable) {
-		if !c.keep(name) { // written in place
+		if !c.keep("place", name) { // written in place
 			now = durable
 		}
 		c.write(name, now)
@@ -226,7 +229,7 @@ func (c *crash) entry(name string, was bool) {
 	left := slices.Clone(durable)
 	for at := len(durable) / blockBytes * blockBytes; at < len(now); at += blockBytes {
 		end := min(at+blockBytes, len(now))
-		if !c.keep(name) {
+		if !c.keep("block", name) {
 			continue
 		}
 		if grow := end - len(left); grow > 0 {
@@ -288,11 +291,11 @@ func onLogSync(op errorfs.Op) bool {
 }
 
 // onChange returns what is true at the n-th operation that changes something,
-// from 0.
+// from 0. Pebble removes files when it likes to: that does not count.
 func onChange(n int) func(errorfs.Op) bool {
 	return func(op errorfs.Op) bool {
 		switch op.Kind {
-		case errorfs.OpCreate, errorfs.OpLink, errorfs.OpRemove, errorfs.OpRemoveAll, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpMkdirAll,
+		case errorfs.OpCreate, errorfs.OpLink, errorfs.OpRename, errorfs.OpReuseForWrite, errorfs.OpMkdirAll,
 			errorfs.OpFileClose, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
 			n--
 			return n < 0

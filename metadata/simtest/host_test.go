@@ -43,6 +43,7 @@ type host struct {
 	leaders  map[uint32]uint64
 	busy     bool // a write is on its way
 	exports  map[exportKey]bool
+	installs int  // snapshots that are being put in place
 	expected bool // the store may stop: its device was tampered with
 	gone     bool // its files are lost, or it is no member any more
 }
@@ -115,8 +116,11 @@ func (h *host) start() {
 		h.refuse(err)
 		return
 	}
-	h.store = store
+	h.store, h.installs = store, 0
 	h.counts.starts++
+	if !h.write(true, func() error { return nil }) {
+		return
+	}
 	life := h.life
 	var beat func()
 	beat = func() {
@@ -204,12 +208,12 @@ func (h *host) append(w *replica.AppendWork) {
 	if h.bugs.early {
 		h.store.Appended(w)
 		h.soon(h.between(millisecond, 50*millisecond), func() {
-			h.write(func() error { return h.store.Append(w) })
+			h.write(false, func() error { return h.store.Append(w) })
 		})
 		return
 	}
 	h.soon(h.between(100, 8*millisecond)*h.slow, func() {
-		if !h.write(func() error { return h.store.Append(w) }) {
+		if !h.write(false, func() error { return h.store.Append(w) }) {
 			return
 		}
 		h.soon(h.between(50, 2*millisecond)*h.slow, func() {
@@ -219,9 +223,14 @@ func (h *host) append(w *replica.AppendWork) {
 	})
 }
 
-// write does something that writes. It reports whether the store goes on.
-func (h *host) write(do func() error) bool {
+// write does something that writes. It reports whether the store goes on. What
+// may begin work in the background is waited for: it must not depend on the
+// timing of the machine which write the power is cut in.
+func (h *host) write(settle bool, do func() error) bool {
 	err := do()
+	if err == nil && (settle || h.installs > 0) {
+		err = h.store.Settle()
+	}
 	switch {
 	case h.disk.dark():
 		h.crash(0) // as it was then
@@ -236,8 +245,16 @@ func (h *host) write(do func() error) bool {
 
 // apply changes the state and answers.
 func (h *host) apply(w *replica.ApplyWork) {
-	if !h.write(func() error { return h.store.Apply(w) }) {
+	if !h.write(false, func() error { return h.store.Apply(w) }) {
 		return
+	}
+	if h.installs > 0 {
+		h.installs = 0
+		for group := range uint32(metadata.DataGroups + 1) {
+			if h.store.Installing(group) {
+				h.installs++
+			}
+		}
 	}
 	for _, o := range w.Outcomes {
 		h.counts.applied++
@@ -385,7 +402,7 @@ func (h *host) tend() {
 	if h.store == nil {
 		return
 	}
-	if h.chance(60) && !h.write(h.store.Flush) {
+	if h.chance(60) && !h.write(true, h.store.Flush) {
 		return
 	}
 	marks, err := h.store.DurableMarks()
@@ -401,7 +418,7 @@ func (h *host) tend() {
 		marks[g] -= min(marks[g], uint64(h.r.IntN(20)))
 	}
 	h.counts.cuts++
-	h.write(func() error { return h.store.Cut(marks) })
+	h.write(true, func() error { return h.store.Cut(marks) })
 }
 
 func (h *host) String() string { return fmt.Sprintf("store %d in place %d", h.id, h.slot) }

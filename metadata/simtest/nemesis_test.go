@@ -137,7 +137,7 @@ func (s *sim) cutPower(h *host) {
 		})
 	default:
 		h.disk.cutAt(kept, seed, onChange(s.r.IntN(30)))
-		if h.write(h.store.Flush) {
+		if h.write(true, h.store.Flush) {
 			h.crash(kept)
 			h.restart()
 		}

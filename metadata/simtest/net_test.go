@@ -148,7 +148,7 @@ func (t *transfer) step() {
 	}
 	done, err := t.piece(to)
 	if to.disk.dark() {
-		to.write(func() error { return nil }) // the power was cut on the way
+		to.write(false, func() error { return nil }) // the power was cut on the way
 		done, err = false, nil
 	}
 	if err != nil {
@@ -192,7 +192,9 @@ func (t *transfer) piece(to *host) (done bool, err error) {
 		taken, err := to.store.Restore(t.from.id, t.req.Term, t.receive.Header())
 		if err == nil {
 			to.counts.restores++
-			if !taken {
+			if taken {
+				to.installs++
+			} else {
 				err = to.store.Stage().Remove(t.receive.Header().ID)
 			}
 		}

@@ -55,7 +55,6 @@ type sim struct {
 	journal *journal
 	counts  counts
 	open    []*transfer
-	log     *strings.Builder
 	members *membership
 
 	harmEnds int64 // when nothing goes wrong any more
@@ -103,13 +102,6 @@ func newSim(p plan) *sim {
 	}
 	s.fencer = &fencer{client: &client{sim: s, id: 99}, floors: make(map[uint32][]floor)}
 	return s
-}
-
-// logf notes something for whoever looks for a cause.
-func (s *sim) logf(format string, args ...any) {
-	if s.log != nil {
-		fmt.Fprintf(s.log, "%9.3f "+format+"\n", append([]any{float64(s.now) / second}, args...)...)
-	}
 }
 
 // play runs everything and returns what must not be.

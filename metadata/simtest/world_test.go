@@ -2,7 +2,9 @@ package simtest_test
 
 import (
 	"container/heap"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 )
 
 // Virtual time is counted in microseconds.
@@ -19,6 +21,7 @@ type world struct {
 	now  int64
 	next events
 	n    uint64
+	log  *strings.Builder // nil for none
 }
 
 type event struct {
@@ -68,3 +71,10 @@ func (w *world) run(until int64, done func() bool) {
 
 // chance is true with a probability of percent.
 func (w *world) chance(percent float64) bool { return w.r.Float64()*100 < percent }
+
+// logf notes something for whoever looks for a cause.
+func (w *world) logf(format string, args ...any) {
+	if w.log != nil {
+		fmt.Fprintf(w.log, "%9.6f "+format+"\n", append([]any{float64(w.now) / second}, args...)...)
+	}
+}
