@@ -22,11 +22,12 @@ test: unit long blackbox ## everything a change must pass, under 10 minutes
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
 
-long: ## what -short leaves out, without it: 1,000 power cuts, long bodies, faults
-	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./node
+long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
+	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts and 1,000 kill -9, of new seeds
+soak: ## 100,000 power cuts, 5,000 simulated clusters and 1,000 kill -9, of new seeds
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
+	go test -count=1 -timeout 240m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$(date +%s) -sim-seeds=5000
 	$(MAKE) build
 	RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 120m ./conformance/kill
 
