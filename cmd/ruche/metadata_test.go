@@ -82,7 +82,8 @@ func TestMetadataRestore(t *testing.T) {
 	if lost := launch(t, state, o); lost.wait() != exitFailure {
 		t.Fatalf("a start without metadata:\n%s", lost.err)
 	}
-	if r := s.restore("", file, "--drives", drives); r.Incarnation != 1 || r.Rows == 0 || r.Credentials != "" {
+	first := s.restore("", file, "--drives", drives)
+	if r := first; r.Incarnation < 1e9 || r.Rows == 0 || r.Credentials != "" {
 		t.Errorf("restored: %+v", r)
 	}
 	check := func(what string) {
@@ -112,7 +113,7 @@ func TestMetadataRestore(t *testing.T) {
 	if err := os.RemoveAll(state); err != nil {
 		t.Fatal(err)
 	}
-	if r := s.restore(code+"\n", file, "--drives", drives); r.Incarnation != 2 || r.Credentials == "" {
+	if r := s.restore(code+"\n", file, "--drives", drives); r.Incarnation <= first.Incarnation || r.Credentials == "" {
 		t.Errorf("restored: %+v", r)
 	}
 	for name, want := range map[string]os.FileMode{"metadata": 0o700, "keyring": 0o600, "cluster.json": 0o600} {

@@ -197,6 +197,9 @@ func (r *restorer) restore(ctx context.Context) error {
 	}
 	r.restored, err = backup.Restore(ctx, r.file, backup.RestoreOptions{
 		FS: files, Dir: dir, Keys: keys, Cluster: r.id.Cluster, Now: r.Now, Random: rand.Reader, Logger: r.Log.With("part", "metadata"),
+		// Above all that came since the backup: they count from one, or from
+		// the seconds of an earlier time.
+		Incarnation: uint64(max(r.Now().Unix(), 0)),
 	})
 	if err != nil {
 		return r.backupError(err)
