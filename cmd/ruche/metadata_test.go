@@ -144,6 +144,68 @@ func TestMetadataRestoreUnsealed(t *testing.T) {
 	}
 }
 
+// TestMetadataRestoreOfCopies loses all three copies of the metadata, two of
+// them with drives that do not come back before the restoration.
+func TestMetadataRestoreOfCopies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	state, drives := filepath.Join(dir, "state"), filepath.Join(dir, "d{1...6}")
+	o := options{args: []string{"--drives", drives, "--default-buckets", "media", "--metadata-replicas", "3"}}
+	s := start(t, state, o)
+	s.want(200, "PUT", "/media/small", "hello")
+	file := s.backup()
+	s.end()
+	copies, err := filepath.Glob(filepath.Join(dir, "d*", "meta"))
+	if err != nil || len(copies) != 3 {
+		t.Fatalf("copies are %v, %v", copies, err)
+	}
+	aside := func(drive string) func() {
+		t.Helper()
+		if err := os.Rename(drive, drive+".away"); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			t.Helper()
+			if err := os.RemoveAll(drive); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(drive+".away", drive); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	refuse := func(mention string, args ...string) {
+		t.Helper()
+		exit, out, errs := s.command("", append([]string{"metadata", "restore", "--file", file, "--drives", drives}, args...)...)
+		if exit != exitFailure || !strings.Contains(errs, mention) {
+			t.Errorf("exit code %d\n%s%s", exit, out, errs)
+		}
+	}
+	refuse("copies of the metadata in")
+	back := aside(filepath.Dir(copies[0]))
+	for _, dir := range copies[1:] {
+		for _, name := range []string{dir, dir + ".json"} {
+			if err := os.RemoveAll(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	refuse("--accept-loss")
+	s.restore("", file, "--drives", drives, "--accept-loss")
+	back()
+	s = start(t, state, options{args: []string{"--drives", drives}})
+	if got := s.want(200, "GET", "/media/small", ""); got != "hello" {
+		t.Errorf("the object is %q", got)
+	}
+	if _, err := os.Stat(copies[0]); err == nil {
+		t.Errorf("%s is still there: it is of another history", copies[0])
+	}
+	list, err := os.ReadFile(filepath.Join(state, "metadata.json"))
+	if err != nil || !strings.Contains(string(list), `"next": 4`) && !strings.Contains(string(list), `"next":4`) {
+		t.Errorf("numbers of lost copies may be given again: %v\n%s", err, list)
+	}
+}
+
 // TestMetadataRestoreRefuses leaves alone what is there, and says what is wrong.
 func TestMetadataRestoreRefuses(t *testing.T) {
 	t.Parallel()
