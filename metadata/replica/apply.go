@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -35,12 +36,12 @@ func (s *Store) Append(w *AppendWork) error {
 // Applied. The changes are not durable: the log keeps them until they are.
 func (s *Store) Apply(w *ApplyWork) error {
 	return s.guard(func() error {
-		a := &application{Store: s, work: w}
+		a := &application{Store: s, work: w, compares: true}
 		if err := a.run(); err != nil {
 			if a.batch != nil {
 				a.batch.Discard()
 			}
-			return err
+			return errors.Join(err, dropComparisons(w))
 		}
 		return nil
 	})
@@ -53,15 +54,17 @@ type application struct {
 	batch   *state.Batch
 	touched [groupCount]bool // groups of the batch
 	wished  bool             // the table of stores was replaced
+
+	compares bool // comparisons are wanted
 }
 
 func (a *application) run() error {
 	for _, it := range a.work.items {
-		if it.snapshot != nil {
+		if special := a.special(it); special != nil {
 			if err := a.commit(); err != nil {
 				return err
 			}
-			if err := a.install(it); err != nil {
+			if err := special(it); err != nil {
 				return err
 			}
 			continue
@@ -86,6 +89,19 @@ func (a *application) run() error {
 	return nil
 }
 
+// special returns what is to be done for an item that is not of entries.
+func (a *application) special(it *applyItem) func(*applyItem) error {
+	switch {
+	case it.snapshot != nil:
+		return a.install
+	case it.damage != nil:
+		return a.breakGroup
+	case it.repair != nil:
+		return a.replaceBroken
+	}
+	return nil
+}
+
 // entry applies one entry, unless the state holds it already.
 func (a *application) entry(it *applyItem, e *pb.Entry) error {
 	at := &a.marks[it.group]
@@ -107,6 +123,11 @@ func (a *application) entry(it *applyItem, e *pb.Entry) error {
 			it.conf = at.conf
 			at.encoded, err = encodeConf(at.conf)
 		}
+	case a.broken[it.group]:
+	case isComparison(e.GetData()):
+		at.index, at.term = e.GetIndex(), e.GetTerm()
+		a.touched[it.group] = true
+		return a.compare(it.group, e)
 	case len(e.GetData()) > 0:
 		err = a.command(it.group, e)
 	}
@@ -114,7 +135,9 @@ func (a *application) entry(it *applyItem, e *pb.Entry) error {
 		return err
 	}
 	at.index, at.term = e.GetIndex(), e.GetTerm()
-	a.touched[it.group] = true
+	// What a damaged state has passed over is applied to the one that replaces
+	// it, so the mark on the disk stays where it is, and the log keeps it.
+	a.touched[it.group] = !a.broken[it.group]
 	if a.batch.Len() >= a.opts.BatchBytes {
 		return a.commit()
 	}
@@ -173,9 +196,11 @@ func (s *Store) publish() {
 // read meanwhile: an older view would show an empty group.
 func (a *application) install(it *applyItem) error {
 	a.discardViews()
+	a.replaced[it.group].Add(1)
 	if err := a.putInPlace(it.group, snapshotID(it.snapshot)); err != nil {
 		return err
 	}
+	a.broken[it.group] = false
 	first, err := a.log.Group(it.group).FirstIndex()
 	if err != nil {
 		return err
@@ -294,7 +319,7 @@ func (s *Store) Restore(from, term uint64, h snapshot.Header) (bool, error) {
 		})
 		s.collect(m)
 		it := s.append.items[h.Group]
-		taken = it != nil && !raft.IsEmptySnap(it.snapshot) && snapshotID(it.snapshot) == h.ID
+		taken = it != nil && !raft.IsEmptySnap(it.snapshot) && snapshotID(it.snapshot) == h.ID || s.repair(m, h)
 		if taken {
 			s.installing[h.Group].Store(true)
 		}

@@ -50,11 +50,12 @@ func (c *core) learnPeers() {
 
 // beats tells all other stores about this one.
 func (c *core) beats() {
+	hashes := c.hashes()
 	for _, id := range slices.Sorted(maps.Keys(c.peers)) {
 		p := c.peers[id]
 		b := &Beat{
 			Session: c.session, Version: c.version, Failed: c.stopped != nil,
-			Slow: c.slow, Full: c.full, Wake: p.wake,
+			Slow: c.slow, Full: c.full, Wake: p.wake, Hashes: hashes,
 		}
 		p.wake = nil
 		for _, m := range c.groups {
@@ -96,6 +97,9 @@ func (c *core) beat(from uint64, b *Beat) {
 	}
 	for _, g := range b.Wake {
 		c.guarded(g, func(m *member) { m.wake() })
+	}
+	for _, h := range b.Hashes {
+		c.guarded(h.Group, func(m *member) { c.answer(m, from, h) })
 	}
 }
 

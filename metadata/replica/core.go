@@ -62,6 +62,8 @@ type core struct {
 	reads     []ReadResult
 	changes   []LeaderChange
 
+	diverged []Divergence
+
 	append  appendQueue
 	apply   applyQueue
 	slow    bool // the log does not keep up
@@ -109,13 +111,14 @@ type Ready struct {
 	Snapshots []SnapshotRequest
 	Reads     []ReadResult
 	Leaders   []LeaderChange
+	Diverged  []Divergence
 	Stopped   error // not nil once the store has stopped itself
 }
 
 // Empty reports whether there is nothing to do.
 func (r *Ready) Empty() bool {
 	return len(r.Messages) == 0 && r.Append == nil && r.Apply == nil && len(r.Snapshots) == 0 &&
-		len(r.Reads) == 0 && len(r.Leaders) == 0 && r.Stopped == nil
+		len(r.Reads) == 0 && len(r.Leaders) == 0 && len(r.Diverged) == 0 && r.Stopped == nil
 }
 
 // Limits bound what a store keeps in memory, and how fast it gives up. The
@@ -135,6 +138,10 @@ type Limits struct {
 	// QuietTicks is how long nothing must have happened in a group before its
 	// members stop talking about it. Zero means 5, a negative value never.
 	QuietTicks int
+	// CompareTicks is how often the members of each group compare their rows.
+	// Zero means never. Whoever drives a store must then see to the
+	// Comparisons of its ApplyWork.
+	CompareTicks int
 	// KeepEntries is how many entries of each group stay in the log, although
 	// the state holds them durably, for members that were away for a moment.
 	// Zero means 2,048.
@@ -335,7 +342,8 @@ func (c *core) Ready() Ready {
 			c.dirty[g] = false
 		}
 	}
-	r := Ready{Messages: c.out, Snapshots: c.snapshots, Reads: c.reads, Leaders: c.changes, Stopped: c.stopped}
+	r := Ready{Messages: c.out, Snapshots: c.snapshots, Reads: c.reads, Leaders: c.changes, Diverged: c.diverged, Stopped: c.stopped}
+	c.diverged = nil
 	c.out, c.snapshots, c.reads, c.changes = nil, nil, nil, nil
 	if c.stopped == nil {
 		r.Append, r.Apply = c.append.take(c.ticks), c.apply.take()

@@ -12,7 +12,8 @@ const entryVersion = 1
 
 // Kinds of entry data. The values are stored; never reuse one.
 const (
-	entryCommand = 1
+	entryCommand    = 1
+	entryComparison = 2 // nothing behind the head
 )
 
 // entryHead is the length of what comes before the command: version, kind,
@@ -35,6 +36,18 @@ func EncodeEntry(t Ticket, cmd *metadata.Command) []byte {
 	b = binary.BigEndian.AppendUint64(b, t.Session)
 	b = binary.BigEndian.AppendUint64(b, t.Seq)
 	return cmd.AppendTo(b)
+}
+
+// encodeComparison returns the data of an entry at which members compare their
+// rows.
+func encodeComparison(replica, session uint64) []byte {
+	b := binary.BigEndian.AppendUint64([]byte{entryVersion, entryComparison}, replica)
+	b = binary.BigEndian.AppendUint64(b, session)
+	return binary.BigEndian.AppendUint64(b, 0)
+}
+
+func isComparison(data []byte) bool {
+	return len(data) == entryHead && data[0] == entryVersion && data[1] == entryComparison
 }
 
 // decodeEntry undoes EncodeEntry. The command shares no memory with data.

@@ -7,6 +7,8 @@ import (
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
 )
 
 // Times in ticks.
@@ -54,6 +56,11 @@ type member struct {
 	// committed is commit, as of the last tick in which the member led.
 	committed uint64
 	damaged   bool
+
+	compared  comparison
+	repaired  uint64           // tick at which a snapshot was offered to damaged members
+	repair    *snapshot.Header // that takes the place of the damaged state
+	repairing bool             // it is with the applying goroutine
 
 	planned uint64 // tick of the last step towards the wanted configuration
 
@@ -107,6 +114,8 @@ func (c *core) tick(m *member) {
 		return
 	}
 	c.reconcile(m)
+	c.compareAtTimes(m)
+	c.offerRepairs(m)
 	if m.quiet && !c.allAlive(m) {
 		m.wake()
 	}
@@ -195,8 +204,8 @@ func (c *core) handOver(m *member) {
 		switch {
 		case id == c.replica:
 			own = p.Match
-		case typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && p.Match >= match && best == raft.None,
-			typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && p.Match > match:
+		case typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && !c.damagedIn(m, id) && p.Match >= match && best == raft.None,
+			typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && !c.damagedIn(m, id) && p.Match > match:
 			best, match = id, p.Match
 		}
 	})
@@ -207,7 +216,7 @@ func (c *core) handOver(m *member) {
 	} else if m.behind > 0 {
 		m.behind--
 	}
-	if best == raft.None || m.behind < behindTicks && !c.slow && !c.full {
+	if best == raft.None || m.behind < behindTicks && !c.slow && !c.full && !m.damaged {
 		return
 	}
 	if m.behind >= behindTicks {

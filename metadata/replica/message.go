@@ -35,6 +35,8 @@ type Beat struct {
 	Wake []uint32
 	// Damaged are groups whose state the sender does not serve.
 	Damaged []uint32
+	// Hashes are those of the sender's rows at the last comparisons.
+	Hashes []GroupHash
 }
 
 // Quiet is an idle group: every member has its whole log and knows that all of

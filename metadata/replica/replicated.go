@@ -94,6 +94,9 @@ func (o ReplicatedOptions) withDefaults() ReplicatedOptions {
 	if o.Transport == nil {
 		o.Transport = NewInProcess()
 	}
+	if o.Limits.CompareTicks == 0 {
+		o.Limits.CompareTicks = int(time.Hour / o.Tick)
+	}
 	if o.SnapshotBytesPerSecond == 0 {
 		o.SnapshotBytesPerSecond = 64 << 20
 	}

@@ -88,8 +88,8 @@ func (r *runner) end() error {
 	}
 	<-r.ended
 	r.endSends()
-	r.sends.Wait()
 	r.done.Wait()
+	r.sends.Wait()
 	return r.store.Close()
 }
 
@@ -203,6 +203,9 @@ func (r *runner) carryOut(rd *Ready) {
 	for _, q := range rd.Snapshots {
 		r.send(q)
 	}
+	for _, d := range rd.Diverged {
+		r.engine.opts.Logger.Error("metadata stores differ", "group", d.Group, "position", d.Index, "odd", d.Odd, "found by", r.id())
+	}
 	for _, res := range rd.Reads {
 		r.engine.answered(res)
 	}
@@ -242,11 +245,26 @@ func (r *runner) change() {
 			continue // fenced
 		}
 		r.engine.applied(r, j.work)
+		for _, c := range j.work.Comparisons {
+			r.hash(c)
+		}
 		r.mail.put(func(m *mail) bool {
 			m.applied = j.work
 			return true
 		})
 	}
+}
+
+// hash ends a comparison in a goroutine of its own.
+func (r *runner) hash(c *Comparison) {
+	r.sends.Go(func() {
+		sum, err := c.Hash(r.snapshots)
+		r.mail.call(func(s *Store) {
+			if s != nil {
+				s.Compared(c.Group, c.Index, sum, err)
+			}
+		})
+	})
 }
 
 // trim lets the log be cut now and then.

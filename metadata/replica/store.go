@@ -57,6 +57,9 @@ type Store struct {
 	views   *views
 
 	marks      [groupCount]mark // of the state; of the goroutine that applies
+	broken     [groupCount]bool // states that are damaged; of the goroutine that applies
+	replaced   [groupCount]atomic.Uint64
+	comparing  atomic.Bool // a Comparison is not ended
 	installing [groupCount]atomic.Bool
 	randMu     sync.Mutex // held while opts.Rand is read
 
@@ -271,6 +274,7 @@ func (s *Store) openGroup(g uint32) error {
 	s.marks[g] = at
 	m := &member{id: g, conf: at.conf, last: last, applied: at.index}
 	_, m.damaged = log.Damaged()
+	s.broken[g] = m.damaged
 	storage := &groupStorage{Group: log, applied: at.index, conf: at.conf, member: m}
 	hard, _, err := storage.InitialState()
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica/commandlog"
+	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
 )
 
 // lazyTicks is how long a commit that nobody waits for is kept from the log.
@@ -116,6 +118,9 @@ type ApplyWork struct {
 	// carried out.
 	Outcomes []Outcome
 
+	// Comparisons are wanted; each must be ended by its Hash.
+	Comparisons []*Comparison
+
 	wish *metadata.StoreTable // not nil if the table of stores was replaced
 }
 
@@ -132,6 +137,10 @@ type applyItem struct {
 	entries   []*pb.Entry
 	snapshot  *pb.Snapshot // to be installed; there are no entries then
 	responses []*pb.Message
+
+	damage   *commandlog.Damage // found in the group's state; there is nothing else then
+	repair   *snapshot.Header   // that replaces a damaged state; there is nothing else then
+	repaired bool               // it did
 
 	changes []*pb.ConfChangeV2 // that were among the entries
 	conf    *pb.ConfState      // after them
@@ -171,8 +180,12 @@ func (c *core) Applied(w *ApplyWork) {
 			if it.snapshot != nil {
 				m.damaged = false
 			}
+			if it.repair != nil {
+				c.endRepair(m, it)
+			}
 			c.reconfigure(m, it)
 			m.applied = max(m.applied, it.index())
+			c.beginRepair(m)
 			c.deliver(m, it.responses)
 		})
 	}
@@ -182,6 +195,9 @@ func (c *core) Applied(w *ApplyWork) {
 func (it *applyItem) index() uint64 {
 	if it.snapshot != nil {
 		return it.snapshot.GetMetadata().GetIndex()
+	}
+	if len(it.entries) == 0 {
+		return 0
 	}
 	return it.entries[len(it.entries)-1].GetIndex()
 }
