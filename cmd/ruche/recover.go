@@ -87,8 +87,33 @@ func (a *app) recover(ctx context.Context, o server.RecoverOptions) (*server.Rec
 	return report, errors.Join(err, showErr)
 }
 
+// takenOver words the report of a recovery that found the metadata.
+func takenOver(r *server.RecoverReport) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "A majority of the copies of the metadata is on the drives; they were taken over, and nothing is lost:\n  %s\n", strings.Join(r.Copies, "\n  "))
+	if len(r.LostCopies) > 0 {
+		fmt.Fprintf(&out, "Copies that are not there were given up:\n  %s\n", strings.Join(r.LostCopies, "\n  "))
+	}
+	for _, d := range r.MissingDrives {
+		fmt.Fprintf(&out, "drive %s is missing\n", d)
+	}
+	if r.Credentials != "" {
+		fmt.Fprintln(&out, "New credentials of root are in "+r.Credentials)
+	}
+	fmt.Fprint(&out, `
+What comes next:
+  1. start the server
+  2. put new drives in the places of lost ones: ruche drive replace PATH
+  3. have as many copies of the metadata as before: ruche metadata add auto --wait
+`)
+	return out.String()
+}
+
 // recovered words the report of a recovery.
 func (a *app) recovered(r *server.RecoverReport) string {
+	if len(r.Copies) > 0 {
+		return takenOver(r)
+	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "recovered %s, %s of %s and %s; the newest change is of %s\n\n",
 		things(int64(len(r.Buckets)), "bucket"), things(r.Objects, "object"), size(r.Bytes), things(int64(r.AccessKeys), "access key"), instant(r.Newest))

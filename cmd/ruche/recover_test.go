@@ -278,14 +278,6 @@ func TestRecoverRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	refuse("drives of no cluster", "", "none of the directories", "--drives", t.TempDir())
-	meta := filepath.Join(s.dir, "d1", "meta")
-	if err := os.Mkdir(meta, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	refuse("a copy of the metadata", "", "--from-manifests")
-	if err := os.Remove(meta); err != nil {
-		t.Fatal(err)
-	}
 	if err := os.Remove(filepath.Join(s.dir, "keyring")); err != nil {
 		t.Fatal(err)
 	}
@@ -357,5 +349,63 @@ func TestRecoverToldWhatIsMissing(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "metadata")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRecoverTakesCopiesOver loses the state directory of a server with several
+// copies of the metadata: with a majority of them nothing is lost, without one
+// everything that has a manifest comes back.
+func TestRecoverTakesCopiesOver(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	state, drives := filepath.Join(dir, "state"), filepath.Join(dir, "d{1...6}")
+	o := options{args: []string{"--drives", drives, "--metadata-replicas", "3", "--default-buckets", "media"}}
+	s := start(t, state, o)
+	code := s.recoveryCode()
+	objects := s.fill("media")
+	s.want(200, "POST", "/media/unfinished?uploads", "")
+	s.end()
+	remove := func(paths ...string) {
+		t.Helper()
+		for _, path := range paths {
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	remove(state, filepath.Join(dir, "d2"))
+	exit, out, errs := s.command(code+"\n", "recover", "--drives", drives, "--metadata-replicas", "3")
+	if exit != exitOK || !strings.Contains(out, "nothing is lost") || !strings.Contains(out, "given up") {
+		t.Fatalf("with two copies of three: exit code %d\n%s%s", exit, out, errs)
+	}
+	s = start(t, state, options{args: []string{"--drives", drives, "--metadata-replicas", "3"}})
+	s.check(objects)
+	if list := s.want(200, "GET", "/media?uploads", ""); !strings.Contains(list, "unfinished") {
+		t.Errorf("an upload in progress is gone: %s", list)
+	}
+	s.ok("drive", "replace", filepath.Join(dir, "d2"), "--wait")
+	s.filled()
+	s.end()
+
+	remove(state, filepath.Join(dir, "d1", "meta"), filepath.Join(dir, "d1", "meta.json"), filepath.Join(dir, "d3", "meta"), filepath.Join(dir, "d3", "meta.json"))
+	if err := os.MkdirAll(filepath.Join(dir, "d3", "meta"), 0o700); err != nil { // nobody's
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "d*", "meta.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 { // a third copy may have been made elsewhere meanwhile: one of three is no majority
+		if exit, out, errs = s.command(code+"\n", "recover", "--drives", drives, "--metadata-replicas", "3"); exit != exitFailure || !strings.Contains(errs, "--from-manifests") {
+			t.Fatalf("with one copy of three: exit code %d\n%s%s", exit, out, errs)
+		}
+	}
+	if exit, out, errs = s.command(code+"\n", "recover", "--drives", drives, "--from-manifests"); exit != exitOK || !strings.Contains(out, "12 objects") {
+		t.Fatalf("from manifests: exit code %d\n%s%s", exit, out, errs)
+	}
+	s = start(t, state, options{args: []string{"--drives", drives}})
+	s.check(objects)
+	if list := s.want(200, "GET", "/media?uploads", ""); strings.Contains(list, "unfinished") {
+		t.Errorf("an upload came back from manifests: %s", list)
 	}
 }

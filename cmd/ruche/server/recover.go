@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -51,30 +50,44 @@ const (
 // carry, and with them whatever else of the state directory is missing. It
 // refuses if there are metadata. One that was cut off is begun anew.
 //
+// If a majority of the copies of the metadata is on the drives, these are taken
+// over as they are. Else they are rebuilt from manifests.
+//
 // The steps, each of which may be repeated:
 //
 //  1. the keyring, if it is lost, from the sealed copies on the drives
 //  2. the state is built in metadata.new
-//  3. credentials of root, if they are lost
-//  4. cluster.json
-//  5. metadata.new is renamed to metadata
+//  3. copies of the metadata that are not used are set aside
+//  4. credentials of root, if they are lost
+//  5. cluster.json
+//  6. metadata.new is renamed to metadata
 func Recover(ctx context.Context, o RecoverOptions) (report *RecoverReport, err error) {
 	if o.Progress == nil {
 		o.Progress = func(int) {}
 	}
 	r := &recoverer{process: newProcess(Options{Config: o.Config, Log: o.Log, Now: o.Now}), o: o}
 	defer func() { err = errors.Join(err, r.close()) }()
-	for _, step := range []func(context.Context) error{
-		r.openState, r.whose, r.refuse, r.findKeyring, r.openAll, r.collect, r.build, r.publish,
-	} {
+	steps := []func(context.Context) error{r.openState, r.whose, r.refuse, r.findKeyring}
+	for len(steps) > 0 {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := step(ctx); err != nil {
+		if err := steps[0](ctx); err != nil {
 			return nil, startError(r.dir, err)
+		}
+		if steps = steps[1:]; len(steps) == 0 && r.report == nil {
+			steps = r.rest()
 		}
 	}
 	return r.report, nil
+}
+
+// rest are the steps after the keyring is open.
+func (r *recoverer) rest() []func(context.Context) error {
+	if len(r.there) > 0 && !r.o.FromManifests {
+		return []func(context.Context) error{r.takeOver, r.publish}
+	}
+	return []func(context.Context) error{r.openAll, r.collect, r.build, r.setAsideCopies, r.publish}
 }
 
 // recoverer is a recovery under way.
@@ -82,7 +95,9 @@ type recoverer struct {
 	*process
 	o      RecoverOptions
 	found  []found
-	known  bool // cluster.json is there
+	known  bool       // cluster.json is there
+	list   *storeList // metadata.json, as it is or is to be
+	there  []stray    // copies of the metadata on drives
 	all    *recovery.Collection
 	report *RecoverReport
 }
@@ -159,22 +174,6 @@ func nodeOf(all []found) (node topology.NodeID) {
 		}
 	}
 	return node
-}
-
-// refuse ends a recovery that is not needed: metadata that are there are newer
-// than any manifest.
-func (r *recoverer) refuse(context.Context) error {
-	if _, err := os.Stat(r.localPath()); !errors.Is(err, fs.ErrNotExist) {
-		return &StartError{MetadataExists, r.localPath() + " exists", "start the server; if these metadata cannot be used, move them away first", err}
-	}
-	if r.o.FromManifests {
-		return nil
-	}
-	if copies := r.copiesOnDrives(); len(copies) > 0 {
-		return &StartError{MetadataExists, "there are copies of the metadata in " + strings.Join(copies, ", "),
-			"restore the state directory from its backup: the copies are newer than anything that can be recovered; to leave them alone and recover all the same, give --from-manifests", nil}
-	}
-	return nil
 }
 
 // copiesOnDrives returns the directories on drives that carry copies of the metadata.
@@ -371,6 +370,12 @@ func (r *recoverer) publish(context.Context) error {
 		return err
 	} else if generated && lost {
 		r.report.Credentials = name
+	}
+	if len(r.report.Copies) > 0 {
+		if err := r.list.save(r.dir); err != nil {
+			return err
+		}
+		return r.id.save(r.dir)
 	}
 	if err := r.id.save(r.dir); err != nil {
 		return err

@@ -19,13 +19,17 @@ type RecoverReport struct {
 	Newest   time.Time `json:"newest"` // newest change found, zero if none
 	// Credentials is the file with new credentials of root, "" if there were
 	// some.
-	Credentials string          `json:"credentials,omitempty"`
-	Tables      bool            `json:"tables"` // false: access keys are lost, the placement was read off the shards
-	Accounts    int             `json:"accounts"`
-	AccessKeys  int             `json:"access_keys"`
-	Objects     int64           `json:"objects"`
-	Bytes       int64           `json:"bytes"`
-	Buckets     []RecoverBucket `json:"buckets"`
+	Credentials string `json:"credentials,omitempty"`
+	Tables      bool   `json:"tables"` // false: access keys are lost, the placement was read off the shards
+	// Copies are the copies of the metadata that were taken over as they are;
+	// then nothing was rebuilt. LostCopies were given up.
+	Copies     []string        `json:"copies,omitempty"`
+	LostCopies []string        `json:"lost_copies,omitempty"`
+	Accounts   int             `json:"accounts"`
+	AccessKeys int             `json:"access_keys"`
+	Objects    int64           `json:"objects"`
+	Bytes      int64           `json:"bytes"`
+	Buckets    []RecoverBucket `json:"buckets"`
 
 	MissingDrives []topology.DriveID `json:"missing_drives,omitempty"`
 	DamagedDrives []RecoverDrive     `json:"damaged_drives,omitempty"`
