@@ -22,6 +22,7 @@ type call struct {
 	again chan struct{} // gets a value when it is worth another try
 	why   atomic.Pointer[error]
 	ended atomic.Bool // res is set
+	seen  uint64      // how often stores had skipped commands of the group when the call began
 
 	attempts []*attempt // of the caller's goroutine
 }
@@ -132,7 +133,10 @@ func (e *Replicated) newCall(cmd *metadata.Command) (*call, error) {
 	if stamped.Stamp, stamped.Request, err = e.stamp(cmd.Request); err != nil {
 		return nil, err
 	}
-	c := &call{group: cmd.Group, seq: e.seq.Add(1), done: make(chan struct{}), again: make(chan struct{}, 1)}
+	c := &call{
+		group: cmd.Group, seq: e.seq.Add(1), done: make(chan struct{}), again: make(chan struct{}, 1),
+		seen: e.groups[cmd.Group].skipped.Load(),
+	}
 	c.data = EncodeEntry(Ticket{Replica: e.Leader(c.group), Session: e.session, Seq: c.seq}, &stamped)
 	var back metadata.Command
 	if _, err := decodeEntry(c.data, &back); err != nil {
@@ -156,11 +160,11 @@ func (e *Replicated) see(ctx context.Context, c *call) (*metadata.Result, error)
 		propose = true
 		select {
 		case <-c.done:
-			return c.answer()
+			return e.answer(c)
 		case <-limited.Done():
-			return c.giveUp(ctx, context.Cause(limited))
+			return e.giveUp(ctx, c, context.Cause(limited))
 		case <-e.fenced:
-			return c.giveUp(ctx, *e.failure.Load())
+			return e.giveUp(ctx, c, *e.failure.Load())
 		case <-timer.C:
 			if !leaderless {
 				pause *= 2
@@ -195,20 +199,21 @@ func (e *Replicated) propose(c *call) {
 	}
 }
 
-func (c *call) answer() (*metadata.Result, error) {
-	if errors.Is(c.res.Rejected, metadata.ErrFencedEpoch) && c.withdraw() > 1 {
+// answer returns the result of a call.
+func (e *Replicated) answer(c *call) (*metadata.Result, error) {
+	if errors.Is(c.res.Rejected, metadata.ErrFencedEpoch) && c.withdraw() > 1 && e.groups[c.group].skipped.Load() != c.seen {
 		// An earlier attempt may have been carried out before the fence rose,
-		// which drops its result.
+		// which drops its result, and nobody here has looked on.
 		return nil, fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, metadata.ErrFencedEpoch)
 	}
 	return c.res, c.res.Rejected
 }
 
 // giveUp ends the wait for a call.
-func (c *call) giveUp(ctx context.Context, why error) (*metadata.Result, error) {
+func (e *Replicated) giveUp(ctx context.Context, c *call, why error) (*metadata.Result, error) {
 	select {
 	case <-c.done:
-		return c.answer()
+		return e.answer(c)
 	default:
 	}
 	switch {
@@ -252,6 +257,11 @@ func (e *Replicated) active(cmd *metadata.Command) error {
 
 // applied is told by a store what it has applied.
 func (e *Replicated) applied(r *runner, w *ApplyWork) {
+	for _, it := range w.items {
+		if it.snapshot != nil {
+			e.groups[it.group].skipped.Add(1)
+		}
+	}
 	rejected, mine := 0, 0
 	for i := range w.Outcomes {
 		o := &w.Outcomes[i]

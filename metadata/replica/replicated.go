@@ -133,6 +133,7 @@ func (e *Replicated) storeOptions(p Place) StoreOptions {
 // groupState is what the engine knows of one group.
 type groupState struct {
 	version atomic.Uint32 // of commands, as far as it was looked at
+	skipped atomic.Uint64 // how often a store got to a position without applying what lies before
 
 	mu       sync.Mutex // guards what follows
 	leader   uint64     // replica id, 0 if none is known
@@ -244,6 +245,9 @@ func (e *Replicated) add(r *runner) {
 	defer e.runnersMu.Unlock()
 	all := append(slices.Clone(*e.runners.Load()), r)
 	e.runners.Store(&all)
+	for g := range e.groups {
+		e.groups[g].skipped.Add(1)
+	}
 	r.start()
 }
 

@@ -52,6 +52,9 @@ type applyJob struct {
 	trim *[groupCount]uint64
 }
 
+// closePatience is how long the end of a store waits for its device.
+const closePatience = 30 * time.Second
+
 // maxSends is how many snapshots one store sends at the same time.
 const maxSends = 2
 
@@ -88,6 +91,10 @@ func (r *runner) end() error {
 	}
 	<-r.ended
 	r.endSends()
+	hung := time.AfterFunc(closePatience, func() {
+		r.store.fail(errors.New("the device does not answer"))
+	})
+	defer hung.Stop()
 	r.done.Wait()
 	r.sends.Wait()
 	return r.store.Close()

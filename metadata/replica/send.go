@@ -154,13 +154,16 @@ func (c *reception) Complete(ctx context.Context, sum snapshot.Summary) error {
 	if _, err := c.in.Complete(ctx, sum); err != nil {
 		return err
 	}
-	return c.r.do(ctx, func(s *Store) error {
-		taken, err := s.Restore(c.offer.From, c.offer.Term, c.offer.Header)
-		if err != nil || taken {
-			return err
-		}
-		return s.Stage().Remove(c.offer.Header.ID) // the log goes on without it
+	taken := make(chan bool, 1)
+	err := c.r.do(ctx, func(s *Store) error {
+		ok, err := s.Restore(c.offer.From, c.offer.Term, c.offer.Header)
+		taken <- ok
+		return err
 	})
+	if err != nil || <-taken {
+		return err
+	}
+	return c.r.store.Stage().Remove(c.offer.Header.ID) // the log goes on without it
 }
 
 func (c *reception) Close() error {
