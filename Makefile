@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/bin/ruche
 UNIT    := $(shell go list ./... 2>/dev/null | grep -v '/conformance')
 
-.PHONY: help build run test unit long soak blackbox lint fuzz conformance bench check clean
+.PHONY: help build run test unit long soak blackbox replicated lint fuzz conformance bench check clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,7 +17,7 @@ build: ## bin/ruche
 run: build ## a store in ./data on 127.0.0.1:9000
 	$(BIN) serve --data ./data
 
-test: unit long blackbox ## everything a change must pass, under 10 minutes
+test: unit long blackbox replicated ## everything a change must pass, under 10 minutes
 
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
@@ -33,6 +33,9 @@ soak: ## 100,000 power cuts, 5,000 simulated clusters and 1,000 kill -9, of new 
 
 blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
 	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
+
+replicated: build ## S3 suite and kills once more, with three copies of the metadata
+	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

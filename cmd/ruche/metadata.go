@@ -16,7 +16,7 @@ import (
 
 func (a *app) metadataCommand() *cobra.Command {
 	return group("metadata", "Back up, restore and replicate the metadata", "  ruche metadata backup /media/usb/ruche-metadata",
-		a.metadataBackupCommand(), a.metadataRestoreCommand())
+		append(a.copyCommands(), a.metadataBackupCommand(), a.metadataRestoreCommand())...)
 }
 
 func (a *app) metadataBackupCommand() *cobra.Command {

@@ -63,6 +63,8 @@ func changing(m *admin.Metadata, waits string) string {
 		text = fmt.Sprintf("Copies are being added: %d catching up", joining)
 	case leaving > 0:
 		text = fmt.Sprintf("Copies are being taken away: %d leaving", leaving)
+	case m.Engine == admin.EngineReplicated && len(m.Stores) == 1 && m.Stores[0].Drive == "":
+		text = "The metadata is about to do without consensus again"
 	default:
 		return ""
 	}

@@ -145,7 +145,7 @@ func TestGrowAndShrinkUnderLoad(t *testing.T) {
 			t.Fatalf("remove %s: %v", name, err)
 		}
 	}
-	m = await(t, p, "one copy", func(m *admin.Metadata) bool { return m.Engine == admin.EngineLocal })
+	await(t, p, "one copy", func(m *admin.Metadata) bool { return m.Engine == admin.EngineLocal })
 	t.Logf("%d requests meanwhile", end())
 	if _, err := p.ctl.RemoveCopy(ctx, &admin.CopyRequest{Store: "1"}); err == nil {
 		t.Error("the last copy was removed")

@@ -15,9 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
-	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/replica"
-	"github.com/ruche-storage/ruche/metadata/state"
 )
 
 // ForceOptions are what [Force] is called with. All are required.
@@ -165,15 +163,7 @@ func (f *forcer) inspect(row *storeRow) (*survivor, error) {
 		return nil, err
 	}
 	out := &survivor{row: row, dir: dir, id: s.Identity().Replica, status: s.Status()}
-	for g := range uint32(metadata.DataGroups + 1) {
-		if verr := s.View(g, func(v state.View, _ uint64) error {
-			h, err := v.Head(g)
-			out.newest = max(out.newest, h.Order)
-			return err
-		}); verr != nil {
-			err = verr
-		}
-	}
+	out.newest, err = s.Newest()
 	return out, errors.Join(err, s.Close())
 }
 

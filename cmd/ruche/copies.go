@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ruche-storage/ruche/cmd/ruche/config"
+	"github.com/ruche-storage/ruche/cmd/ruche/server"
+	"github.com/ruche-storage/ruche/gateway/admin"
+)
+
+// copyCommands are the commands about the copies of the metadata.
+func (a *app) copyCommands() []*cobra.Command {
+	return []*cobra.Command{
+		a.metadataStatusCommand(), a.metadataAddCommand(), a.metadataReplaceCommand(), a.metadataRemoveCommand(),
+		a.metadataTransferCommand(), a.metadataForceCommand(),
+	}
+}
+
+func (a *app) metadataStatusCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show the copies of the metadata and what may still be lost",
+		Example: `  ruche metadata status
+  ruche metadata status --output json | jq '.stores[] | {path, health, lag}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			m, err := client.Metadata(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(m, func() string { return a.copiesText(m) })
+		},
+	}
+	return a.adminFlags(c)
+}
+
+// changeCopies is the body of a command that changes where copies are.
+func (a *app) changeCopies(cmd *cobra.Command, wait bool, change func(context.Context, *admin.Client) (*admin.Metadata, error)) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	m, err := change(cmd.Context(), client)
+	if err != nil {
+		return err
+	}
+	if wait {
+		if m, err = a.followCopies(cmd, client); err != nil {
+			return err
+		}
+	}
+	return a.show(m, func() string { return a.copiesText(m) })
+}
+
+// followCopies waits until nothing is being changed any more.
+func (a *app) followCopies(cmd *cobra.Command, client *admin.Client) (last *admin.Metadata, err error) {
+	most := int64(0)
+	err = a.follow(cmd.Context(), "metadata", func(ctx context.Context) (step, error) {
+		if last, err = client.Metadata(ctx); err != nil {
+			return step{}, err
+		}
+		left := int64(0)
+		for _, c := range last.Stores {
+			if c.Role != admin.CopyVoter {
+				left += int64(c.Lag) + 1
+			}
+		}
+		most = max(most, left)
+		return step{done: most - left, total: most, finished: last.Changing == ""}, nil
+	})
+	return last, err
+}
+
+func waitFlag(c *cobra.Command, wait *bool) {
+	c.Flags().BoolVar(wait, "wait", false, "wait until the change is made")
+}
+
+func (a *app) metadataAddCommand() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use:   "add PATH|auto",
+		Short: "Add a copy of the metadata, on a drive or in the state directory",
+		Long: `Makes a copy of the metadata on the drive at PATH, or in the state directory if
+PATH is that; auto takes a device that carries none. The copy gets everything
+while the server serves, and counts from then on. The first copies that are added
+to a single one make it replicated, which holds requests up for a moment.
+
+Copies count in odd numbers: with two, or four, no more may be lost than with
+one, or three. So auto adds two where one would make the number even.`,
+		Example: `  ruche metadata add auto --wait
+  ruche metadata add /srv/d4`,
+		Args: needs("PATH or auto"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &admin.AddCopyRequest{}
+			if args[0] != "auto" {
+				path, err := filepath.Abs(args[0])
+				if err != nil {
+					return err
+				}
+				req.Path = path
+			}
+			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
+				return client.AddCopy(ctx, req)
+			})
+		},
+	}
+	waitFlag(c, &wait)
+	return a.adminFlags(c)
+}
+
+func (a *app) metadataReplaceCommand() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use:   "replace STORE [PATH]",
+		Short: "Put a new copy of the metadata into the place of one that was lost",
+		Long: `Makes a new copy of the metadata on the drive at PATH, has it catch up, and takes
+the copy STORE away. STORE is its number, id or path in "ruche metadata status".
+Without PATH the new one lies where the old one was. The new copy has a number of
+its own: a copy that has lost what it promised must not come back under the old one.
+What lies at the old place is deleted.`,
+		Example: `  ruche metadata replace 2 --wait
+  ruche metadata replace /srv/d2 /srv/d5`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &admin.ReplaceCopyRequest{Store: storeName(args[0])}
+			if len(args) == 2 {
+				path, err := filepath.Abs(args[1])
+				if err != nil {
+					return err
+				}
+				req.Path = path
+			}
+			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
+				return client.ReplaceCopy(ctx, req)
+			})
+		},
+	}
+	waitFlag(c, &wait)
+	return a.adminFlags(c)
+}
+
+func (a *app) metadataRemoveCommand() *cobra.Command {
+	var wait bool
+	c := &cobra.Command{
+		Use:   "remove STORE",
+		Short: "Take a copy of the metadata away",
+		Long: `Takes the copy STORE away and deletes it. STORE is its number, id or path in
+"ruche metadata status". A copy without which the others could not go on is
+refused. When the one in the state directory is the last, the metadata is kept
+without consensus again.`,
+		Example: `  ruche metadata remove 4 --wait`,
+		Args:    needs("STORE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &admin.CopyRequest{Store: storeName(args[0])}
+			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
+				return client.RemoveCopy(ctx, req)
+			})
+		},
+	}
+	waitFlag(c, &wait)
+	return a.adminFlags(c)
+}
+
+func (a *app) metadataTransferCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "transfer STORE",
+		Short: "Have other copies of the metadata lead what this one leads",
+		Long: `Moves leadership of all groups from the copy STORE to others, for example before
+its device is worked on. STORE is its number, id or path in "ruche metadata status".`,
+		Example: `  ruche metadata transfer 1`,
+		Args:    needs("STORE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &admin.CopyRequest{Store: storeName(args[0])}
+			return a.changeCopies(cmd, false, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
+				return client.TransferCopy(ctx, req)
+			})
+		},
+	}
+	return a.adminFlags(c)
+}
+
+func (a *app) metadataForceCommand() *cobra.Command {
+	var accept bool
+	c := &cobra.Command{
+		Use:   "force",
+		Short: "Serve again after most copies of the metadata were lost (offline)",
+		Long: `Makes what the remaining copies of the metadata hold the truth, though they are no
+majority. Stop the server first. Settings are those of "ruche serve".
+
+What this risks: the newest changes may be on the copies that are away only. They
+are lost: objects written shortly before may be missing, deleted ones be back,
+though their owners were told otherwise. So first try to bring the copies that are
+away back: with a majority nothing is lost, and this command is not needed.
+
+Afterwards nothing that was deleted is freed until you have looked and run
+"ruche repair resume-collection", and the copies that were away are never used
+again, even if their devices come back. Add copies with "ruche metadata add".
+
+It asks for the id of the cluster, unless --accept-loss says that you know.`,
+		Example: `  ruche metadata force --data /var/lib/ruche --drives '/srv/d{1...6}'
+  ruche metadata force --data ./data --accept-loss`,
+		Args: cobra.NoArgs,
+	}
+	config.AddFlags(c.Flags())
+	c.SetFlagErrorFunc(nearestFlag)
+	c.Flags().BoolVar(&accept, "accept-loss", false, "do not ask: what only the lost copies knew may be lost")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		settings, err := a.settings(cmd)
+		if err != nil {
+			return err
+		}
+		report, err := server.Force(cmd.Context(), server.ForceOptions{
+			Config: settings, Log: a.logger(settings), Now: a.now,
+			Confirm: func(f *server.ForcePlan) error {
+				if accept {
+					return nil
+				}
+				fmt.Fprint(a.stderr, f.String())
+				fmt.Fprintf(a.stderr, "type the id of the cluster (%s) to go on: ", f.Cluster)
+				typed, err := readLine(a.stdin, 4096)
+				if err != nil {
+					return fmt.Errorf("not confirmed: %w", err)
+				}
+				if typed != f.Cluster {
+					return errors.New("not confirmed: that is not the id of the cluster; nothing was changed")
+				}
+				return nil
+			},
+		})
+		if err != nil {
+			return err
+		}
+		return a.show(report, report.String)
+	}
+	return c
+}
+
+// storeName makes the path of a copy absolute and leaves numbers and ids.
+func storeName(arg string) string {
+	if strings.ContainsAny(arg, "/.") {
+		if path, err := filepath.Abs(arg); err == nil {
+			return path
+		}
+	}
+	return arg
+}
+
+// copiesText renders the copies of the metadata.
+func (a *app) copiesText(m *admin.Metadata) string {
+	var out strings.Builder
+	health, lines := m.Plainly()
+	for i, line := range lines {
+		if i == 0 {
+			line = a.health(health, line)
+		}
+		fmt.Fprintln(&out, line)
+	}
+	for _, text := range m.Shared {
+		fmt.Fprintf(&out, "%s %s\n", a.health(admin.Yellow, "!"), text)
+	}
+	headers := []string{"STORE", "PATH", "ROLE", "STATE", "LEADS", "LAG", "SYNC", "USED", "FREE", "REASON"}
+	var rows [][]string
+	for i := range m.Stores {
+		rows = append(rows, a.copyRow(&m.Stores[i]))
+	}
+	if !slices.ContainsFunc(m.Stores, func(c admin.CopyState) bool { return c.Reason != "" }) {
+		headers = headers[:len(headers)-1]
+		for i := range rows {
+			rows[i] = rows[i][:len(headers)]
+		}
+	}
+	fmt.Fprintf(&out, "\n%s", a.table(headers, rows, 0, 4, 5, 6, 7, 8))
+	return out.String()
+}
+
+func (a *app) copyRow(c *admin.CopyState) []string {
+	health := admin.Yellow
+	switch {
+	case c.Health == admin.CopyOK:
+		health = admin.Green
+	case !c.Well():
+		health = admin.Red
+	}
+	state := string(c.Health)
+	if c.Receiving > 0 {
+		state += ", received " + size(c.Receiving)
+	}
+	sync := "-"
+	if c.SyncMicros > 0 {
+		sync = fmt.Sprintf("%.1f ms", float64(c.SyncMicros)/1000)
+	}
+	number := "-"
+	if c.Replica > 0 {
+		number = strconv.FormatUint(c.Replica, 10)
+	}
+	return []string{number, c.Where(), string(c.Role), a.health(health, state), count(int64(c.Leads)), count(int64(c.Lag)), sync,
+		size(c.UsedBytes), size(c.FreeBytes), c.Reason}
+}
