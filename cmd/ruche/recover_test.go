@@ -409,3 +409,44 @@ func TestRecoverTakesCopiesOver(t *testing.T) {
 		t.Errorf("an upload came back from manifests: %s", list)
 	}
 }
+
+// TestRecoveryDocument holds docs/operations/recovery.md to what there is:
+// every command in it exists, and the drill runs those of its steps.
+func TestRecoveryDocument(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/operations/recovery.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	drilled, err := os.ReadFile("recover_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	for line := range strings.Lines(string(text)) {
+		args := strings.Fields(line)
+		if len(args) < 2 || args[0] != "ruche" {
+			continue
+		}
+		commands++
+		a := &app{}
+		cmd, _, err := a.command().Find(args[1:])
+		if err != nil || !cmd.Runnable() {
+			t.Errorf("%s: %v", strings.TrimSpace(line), err)
+			continue
+		}
+		for _, arg := range args[1:] {
+			if flag, ok := strings.CutPrefix(arg, "--"); ok && cmd.Flag(flag) == nil {
+				t.Errorf("%s has no flag --%s", cmd.CommandPath(), flag)
+			}
+		}
+		// Those that serve and ask for the status run by way of helpers.
+		last := cmd.Name()
+		if last != "serve" && last != "status" && !strings.Contains(string(drilled), `"`+last+`"`) {
+			t.Errorf("the drill does not run %s", cmd.CommandPath())
+		}
+	}
+	if commands < 7 {
+		t.Errorf("%d commands", commands)
+	}
+}

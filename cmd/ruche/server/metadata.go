@@ -120,7 +120,7 @@ func (p *process) openLocal() (*replica.Local, error) {
 	dir := p.localPath()
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !p.first.is {
 		return nil, &StartError{MetadataLost, dir + " is missing while drives hold data",
-			"restore the state directory from its backup; without the metadata the objects on the drives cannot be found", nil}
+			"restore the state directory from its backup, or make the metadata anew from the drives with \"ruche recover\"", nil}
 	}
 	files, err := p.stateFS()
 	if err != nil {
