@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/server"
+	"github.com/ruche-storage/ruche/gateway/admin"
 )
 
 // backup writes a backup of the metadata to a new file.
@@ -203,6 +204,38 @@ func TestMetadataRestoreOfCopies(t *testing.T) {
 	list, err := os.ReadFile(filepath.Join(state, "metadata.json"))
 	if err != nil || !strings.Contains(string(list), `"next": 4`) && !strings.Contains(string(list), `"next":4`) {
 		t.Errorf("numbers of lost copies may be given again: %v\n%s", err, list)
+	}
+	s.ok("metadata", "add", filepath.Join(dir, "d1"), "--wait")
+	s.ok("metadata", "add", filepath.Join(dir, "d2"), "--wait")
+	var m admin.Metadata
+	if err := json.Unmarshal([]byte(s.ok("metadata", "status", "--output", "json")), &m); err != nil || m.MayLose != 1 || m.Voters != 3 {
+		t.Errorf("copies are %+v, %v", m, err)
+	}
+	for _, c := range m.Stores {
+		if c.Replica < 4 {
+			t.Errorf("copy %d in %s has the number of a lost one", c.Replica, c.Path)
+		}
+	}
+	s.want(200, "PUT", "/media/later", "world")
+	if got := s.want(200, "GET", "/media/small", ""); got != "hello" {
+		t.Errorf("the object is %q", got)
+	}
+	// A backup of several copies, restored as one.
+	file = s.backup()
+	s.end()
+	lost, err := filepath.Glob(filepath.Join(dir, "d*", "meta*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(lost, filepath.Join(state, "metadata"), filepath.Join(state, "metadata.json")) {
+		if err := os.RemoveAll(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.restore("", file, "--drives", drives)
+	s = start(t, state, options{args: []string{"--drives", drives}})
+	if got := s.want(200, "GET", "/media/later", ""); got != "world" {
+		t.Errorf("the object is %q", got)
 	}
 }
 
