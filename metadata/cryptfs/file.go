@@ -1,6 +1,7 @@
 package cryptfs
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"errors"
 	"fmt"
@@ -206,7 +207,7 @@ func (w *writer) begin() error {
 	if w.broken != nil || len(w.header) == 0 {
 		return w.broken
 	}
-	n, err := w.File.Write(w.header)
+	n, err := w.File.Write(bytes.Clone(w.header)) // the file below may change what it is given
 	w.header = w.header[n:]
 	switch {
 	case err != nil:

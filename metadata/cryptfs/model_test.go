@@ -37,7 +37,7 @@ func newFS(t testing.TB, below vfs.FS) *cryptfs.FS {
 // and compares what they answer.
 func TestModel(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(30) {
+	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			below := vfs.NewMem()
@@ -288,7 +288,7 @@ func create(t testing.TB, fs vfs.FS, name string, content []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(content); err != nil {
+	if _, err := f.Write(bytes.Clone(content)); err != nil { // a plain file may change what it is given
 		t.Fatal(err)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {

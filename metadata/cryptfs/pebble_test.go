@@ -61,7 +61,7 @@ func (silent) Fatalf(format string, args ...any) {
 // beginning on or not at all, and no file can be read without the key.
 func TestPebbleCrashes(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(8) {
+	for seed := range uint64(5) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			c := &crasher{t: t, rng: rand.New(rand.NewPCG(seed, 2)), below: vfs.NewCrashableMem(), rows: map[int]int{}}
@@ -97,7 +97,7 @@ func (c *crasher) life() {
 		c.t.Fatal(err)
 	}
 	c.check(db)
-	for range 1 + c.rng.IntN(1200) {
+	for range 1 + c.rng.IntN(900) {
 		c.change(db)
 	}
 	if c.rng.IntN(3) == 0 {
@@ -180,7 +180,7 @@ func noSecrets(t testing.TB, below vfs.FS, dir string) {
 // beginning of what was written.
 func TestPebbleUnsynced(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		below := vfs.NewCrashableMem()
 		db, err := pebble.Open("db", pebbleOptions(wholeFS(t, below)))
