@@ -16,7 +16,7 @@ import (
 
 func (a *app) metadataCommand() *cobra.Command {
 	return group("metadata", "Back up, restore and replicate the metadata", "  ruche metadata backup /media/usb/ruche-metadata",
-		append(a.copyCommands(), a.metadataBackupCommand(), a.metadataRestoreCommand())...)
+		append(a.copyCommands(), a.metadataBackupCommand(), a.metadataVerifyCommand(), a.metadataRestoreCommand())...)
 }
 
 func (a *app) metadataBackupCommand() *cobra.Command {
@@ -57,6 +57,34 @@ of the keyring, too ("ruche keyring backup"), in another place.`,
 		},
 	}
 	return a.adminFlags(c)
+}
+
+func (a *app) metadataVerifyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "verify FILE",
+		Short: "Check that a backup of the metadata is whole and opens",
+		Long: `Reads all of a backup as a restoration would, and changes nothing. It is opened by
+the keyring in the state directory, or that of --keyring; a server may be running.
+Settings are those of "ruche serve".`,
+		Example: "  ruche metadata verify /media/usb/ruche-metadata --data /var/lib/ruche",
+		Args:    needs("FILE"),
+	}
+	config.AddFlags(c.Flags())
+	c.SetFlagErrorFunc(nearestFlag)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		settings, err := a.settings(cmd)
+		if err != nil {
+			return err
+		}
+		r, err := server.VerifyMetadata(cmd.Context(), settings, args[0])
+		if err != nil {
+			return err
+		}
+		return a.show(r, func() string {
+			return fmt.Sprintf("%s is whole: metadata of %s, %s rows, %s, of cluster %s\n", r.File, instant(r.Created), count(int64(r.Rows)), size(int64(r.Bytes)), r.Cluster)
+		})
+	}
+	return c
 }
 
 // syncDir makes the name of a new file durable.

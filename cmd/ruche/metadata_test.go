@@ -73,6 +73,9 @@ func TestMetadataRestore(t *testing.T) {
 	if err != nil || bytes.Contains(b, []byte("cadastre")) {
 		t.Errorf("the backup is not sealed: %v", err)
 	}
+	if out := s.ok("metadata", "verify", file); !strings.Contains(out, "is whole") {
+		t.Errorf("verify: %s", out)
+	}
 	s.want(200, "PUT", "/media/later", "written after the backup")
 	s.want(204, "DELETE", "/media/small", "")
 	s.end()
@@ -281,6 +284,15 @@ func TestMetadataRestoreRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	refuse("a file that is not there", "no such file", "--file", file+"x")
+	for mention, args := range map[string][]string{
+		"damaged": {damaged(func(b []byte) []byte { b[len(b)-50] ^= 1; return b })},
+		"no such": {file + "x"},
+		"keyring": {file, "--keyring", filepath.Join(t.TempDir(), "keyring")},
+	} {
+		if exit, _, errs := s.command("", append([]string{"metadata", "verify"}, args...)...); exit != exitFailure || !strings.Contains(errs, mention) {
+			t.Errorf("verify %v: exit code %d\n%s", args, exit, errs)
+		}
+	}
 	refuse("a cut file", "cut off", "--file", damaged(func(b []byte) []byte { return b[:len(b)-1] }))
 	refuse("a damaged file", "damaged", "--file", damaged(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }))
 	refuse("another file", "not a backup", "--file", filepath.Join(s.dir, "cluster.json"))

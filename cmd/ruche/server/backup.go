@@ -63,14 +63,14 @@ type RestoreMetadataOptions struct {
 	AcceptLoss bool
 }
 
-// RestoredMetadata is what was restored from a backup.
+// RestoredMetadata is what was restored from a backup, or would be.
 type RestoredMetadata struct {
 	File        string    `json:"file"`
 	Cluster     string    `json:"cluster"`
 	Created     time.Time `json:"created"` // of the backup
 	Rows        uint64    `json:"rows"`
 	Bytes       uint64    `json:"bytes"`
-	Incarnation uint64    `json:"incarnation"`
+	Incarnation uint64    `json:"incarnation,omitempty"`
 	// Credentials is the file with new credentials of root, "" if there were
 	// some.
 	Credentials string `json:"credentials,omitempty"`
@@ -117,6 +117,34 @@ type restorer struct {
 	restored backup.Restored
 }
 
+// VerifyMetadata reads a whole backup and checks all of it. The keyring of the
+// settings opens it if it is sealed; a server may be running.
+func VerifyMetadata(ctx context.Context, c *config.Config, file string) (*RestoredMetadata, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read
+	info, err := backup.Inspect(f)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, backupError(file, err)
+	}
+	var keys *keyring.Keyring
+	if info.Sealed {
+		if keys, err = keyring.Load(vfs.Default, keyringPath(c)); err != nil {
+			return nil, fileErrorOr(KeyringMissing, "keyring "+keyringPath(c), "name the keyring of the cluster with --keyring, or its state directory with --data", err)
+		}
+	}
+	info, totals, err := backup.Verify(ctx, f, keys)
+	if err != nil {
+		return nil, backupError(file, err)
+	}
+	return &RestoredMetadata{File: file, Cluster: id128(info.Cluster).String(), Created: info.Created, Rows: totals.Rows, Bytes: totals.Bytes}, nil
+}
+
 // inspect opens the backup and reads its head.
 func (r *restorer) inspect(context.Context) (err error) {
 	if r.file, err = os.Open(r.o.File); err != nil {
@@ -126,12 +154,12 @@ func (r *restorer) inspect(context.Context) (err error) {
 	if r.info, err = backup.Inspect(r.file); err == nil {
 		_, err = r.file.Seek(0, io.SeekStart)
 	}
-	return r.backupError(err)
+	return backupError(r.o.File, err)
 }
 
 // backupError words what is wrong with a backup. Its errors name the remedy.
-func (r *restorer) backupError(err error) error {
-	what := "backup " + r.o.File
+func backupError(file string, err error) error {
+	what := "backup " + file
 	switch {
 	case err == nil:
 		return nil
@@ -146,13 +174,13 @@ func (r *restorer) backupError(err error) error {
 	case errors.Is(err, backup.ErrCluster):
 		return &StartError{ForeignState, what, "give a backup of the cluster of these drives; nothing was changed", err}
 	}
-	return fileError("restore "+what, err)
+	return fileError("read "+what, err)
 }
 
 // vacant refuses where there are metadata: they are newer than the backup.
 func (r *restorer) vacant(context.Context) (err error) {
 	if r.info.Cluster != r.id.Cluster {
-		return r.backupError(fmt.Errorf("%w %s; the drives are of %s", backup.ErrCluster, id128(r.info.Cluster), r.id.Cluster))
+		return backupError(r.o.File, fmt.Errorf("%w %s; the drives are of %s", backup.ErrCluster, id128(r.info.Cluster), r.id.Cluster))
 	}
 	if _, err := os.Stat(r.localPath()); !errors.Is(err, fs.ErrNotExist) {
 		return &StartError{MetadataExists, r.localPath() + " exists", "start the server; if these metadata cannot be used, move them away first", err}
@@ -202,7 +230,7 @@ func (r *restorer) restore(ctx context.Context) error {
 		Incarnation: uint64(max(r.Now().Unix(), 0)),
 	})
 	if err != nil {
-		return r.backupError(err)
+		return backupError(r.o.File, err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return fileError("protect "+dir, err)
