@@ -299,6 +299,35 @@ func TestGrowAndShrink(t *testing.T) {
 
 	c := newCluster(t, 0)
 	c.fs = fs
+	c.comeAndGo()
+	if err := replica.Shrink(storeDir(2), storeOptions(fs, 2)); !errors.Is(err, replica.ErrNotAlone) {
+		t.Errorf("Shrink of one of three: %v, want %v", err, replica.ErrNotAlone)
+	}
+	for range 2 { // again, as after a crash
+		if err := replica.Shrink(storeDir(1), storeOptions(fs, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err = replica.Open(storeDir(1), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	u, err := l.Usage(t.Context(), testBucket)
+	if err != nil || u.Objects != 20 {
+		t.Errorf("Usage = %+v, %v; want 20 objects", u, err)
+	}
+	now, err := l.Head(t.Context(), testBucket.Group)
+	if err != nil || now.Position != head.Position+10 {
+		t.Errorf("position %d, %v; want %d: entries of Raft are not commands", now.Position, err, head.Position+10)
+	}
+}
+
+// comeAndGo lets store 1, which is alone with ten objects, get company, write
+// ten more, and be alone again.
+func (c *cluster) comeAndGo() {
+	t, fs := c.t, c.fs
+	t.Helper()
 	c.open(1)
 	c.lead(1)
 	c.puts(10, 15)
@@ -316,10 +345,6 @@ func TestGrowAndShrink(t *testing.T) {
 	if c.snapshots < 2 {
 		t.Errorf("%d snapshots for two blank stores", c.snapshots)
 	}
-	if err := replica.Shrink(storeDir(4), storeOptions(fs, 4)); err != nil {
-		t.Errorf("Shrink of nothing: %v", err)
-	}
-
 	c.changeAll("r", 2)
 	c.changeAll("r", 3)
 	for id, s := range c.stores {
@@ -327,25 +352,6 @@ func TestGrowAndShrink(t *testing.T) {
 			t.Fatal(err)
 		}
 		delete(c.stores, id)
-	}
-	if err := replica.Shrink(storeDir(2), storeOptions(fs, 2)); !errors.Is(err, replica.ErrNotAlone) {
-		t.Errorf("Shrink of one of three: %v, want %v", err, replica.ErrNotAlone)
-	}
-	if err := replica.Shrink(storeDir(1), storeOptions(fs, 1)); err != nil {
-		t.Fatal(err)
-	}
-	l, err = replica.Open(storeDir(1), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	u, err := l.Usage(t.Context(), testBucket)
-	if err != nil || u.Objects != 20 {
-		t.Errorf("Usage = %+v, %v; want 20 objects", u, err)
-	}
-	now, err := l.Head(t.Context(), testBucket.Group)
-	if err != nil || now.Position != head.Position+10 {
-		t.Errorf("position %d, %v; want %d: entries of Raft are not commands", now.Position, err, head.Position+10)
 	}
 }
 
