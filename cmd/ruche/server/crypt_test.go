@@ -86,7 +86,14 @@ func stores(t *testing.T, dir string) []string {
 	if err != nil || len(found) == 0 {
 		t.Fatal("no index", err)
 	}
-	return append(found, filepath.Join(dir, "metadata"))
+	for _, pattern := range []string{filepath.Join(dir, "d*", metaName), filepath.Join(dir, "metadata")} {
+		more, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, more...)
+	}
+	return found
 }
 
 // plainIn lists the files that lie unencrypted below directories.
@@ -163,6 +170,34 @@ func TestNoNameLiesUnencrypted(t *testing.T) {
 }
 
 func isPlainWarning(w admin.Warning) bool { return w.Code == "metadata-plain" }
+
+// TestNoNameLiesUnencryptedInCopies looks at several copies of the metadata, with
+// their logs, after each has stored objects and was opened again.
+func TestNoNameLiesUnencryptedInCopies(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, func(c *config.Config) { c.MetadataReplicas = "3" })
+	for range 2 {
+		p := opened(t, settings(t, dir, nil))
+		getObject(t, p, secret+"-2")
+		putSmall(t, p, secret+"-3")
+		closed(t, p)
+	}
+	copies := 0
+	for _, store := range stores(t, dir) {
+		if _, err := os.Stat(filepath.Join(store, "log")); err == nil {
+			copies++
+		}
+	}
+	if copies != 3 {
+		t.Errorf("%d copies have logs, want 3: the test does not look where names are", copies)
+	}
+	if found := plainIn(t, stores(t, dir)...); len(found) > 0 {
+		t.Errorf("unencrypted: %v", found)
+	}
+	if found := mentions(t, dir, secret); len(found) > 0 {
+		t.Errorf("names of objects are in %v", found)
+	}
+}
 
 // TestEncryptionOff leaves everything as it is below.
 func TestEncryptionOff(t *testing.T) {
