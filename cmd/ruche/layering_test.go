@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"metadata/replica/logcheck":   {},
 	"metadata/replica/snapshot":   {"metadata"},
 	"metadata/replica/backup":     {"metadata", "metadata/keyring", "metadata/replica", "metadata/replica/snapshot", "metadata/state"},
-	"metadata/replica": {"metadata", "metadata/replica/commandlog", "metadata/replica/snapshot",
+	"metadata/replica": {"metadata", "metadata/replica/commandlog", "metadata/replica/logcheck", "metadata/replica/snapshot",
 		"metadata/state", "metadata/topology"},
 	"metadata/simtest": {"metadata"},
 

@@ -233,7 +233,7 @@ func (s *Store) putInPlace(group uint32, id snapshot.ID) error {
 			return err
 		}
 	}
-	if err := s.log.ClearInstalling(group); err != nil {
+	if err := s.log.ClearInstalling(group, id); err != nil {
 		return err
 	}
 	return s.stage.Remove(id)

@@ -276,13 +276,20 @@ func (a *application) breakGroup(it *applyItem) error {
 func (a *application) replaceBroken(it *applyItem) error {
 	defer a.installing[it.group].Store(false)
 	id := it.repair.ID
+	if !a.broken[it.group] { // a later snapshot has mended it
+		it.repaired = true
+		return a.stage.Remove(id)
+	}
 	if _, err := a.stage.Find(context.Background(), id); err != nil {
 		a.opts.Logger.Warn("metadata snapshot is not whole; another one is awaited", "group", it.group, "err", err)
 		return nil
 	}
 	want := a.marks[it.group]
 	mark := commandlog.Installing{Snapshot: id, Index: it.repair.Index, Term: it.repair.Term}
-	if err := a.log.SetInstalling(it.group, mark); err != nil {
+	switch err := a.log.SetInstalling(it.group, mark); {
+	case errors.Is(err, commandlog.ErrInvalid): // Raft has taken a later snapshot
+		return a.stage.Remove(id)
+	case err != nil:
 		return err
 	}
 	a.discardViews()
@@ -303,6 +310,11 @@ func (a *application) replaceBroken(it *applyItem) error {
 	a.wished = a.wished || it.group == metadata.RootGroup
 	for next := at.index + 1; next <= want.index; {
 		entries, err := a.log.Group(it.group).Entries(next, want.index+1, a.opts.Limits.MessageBytes)
+		if errors.Is(err, raft.ErrCompacted) {
+			// Raft has taken a later snapshot just now.
+			a.broken[it.group], a.marks[it.group] = true, want
+			return a.log.SetDamaged(it.group, commandlog.Damage{Index: want.index, Reason: "a later snapshot is to be installed"})
+		}
 		if err != nil {
 			return err
 		}

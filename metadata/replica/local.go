@@ -104,6 +104,9 @@ func Open(dir string, o Options) (*Local, error) {
 	l.fs = &fenceFS{FS: o.FS, fail: l.fail, failed: l.failed, relieve: l.space.relieve}
 	// The ballast is there for writes of the start, too.
 	err := refuseReplicated(dir, o)
+	if err == nil {
+		err = checkFiles(o.FS, dir)
+	}
 	if err == nil && o.ReserveBytes >= 0 {
 		err = l.space.ballast.find()
 	}
@@ -130,6 +133,19 @@ func Open(dir string, o Options) (*Local, error) {
 // openStore opens the store.
 func (l *Local) openStore(dir string) (*pebble.DB, error) {
 	return opening(l.fenced, l.failed, l.fail, func(fail func(error)) (*pebble.DB, error) {
+		store, err := pebble.Peek(dir, l.fs)
+		if err == nil && store.Exists {
+			return pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
+		}
+		// The log of a new store is written in an older form, which does not
+		// tell what was synced, until it is opened again.
+		db, err := pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
+		if err == nil {
+			err = db.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
 		return pebble.Open(dir, l.opts.pebbleOptions(l.fs, l.cache, fail))
 	})
 }

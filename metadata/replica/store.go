@@ -211,6 +211,9 @@ func (s *Store) openFiles() (err error) {
 		return err
 	}
 	s.id = s.log.Identity()
+	if err := checkFiles(o.FS, s.dir); err != nil {
+		return errors.Join(err, s.log.Close())
+	}
 	s.db, err = opening(s.fenced, s.Failed, s.fail, func(fail func(error)) (*pebble.DB, error) {
 		p := o.pebbleOptions(s.fs, s.cache, fail)
 		p.DisableWAL = true

@@ -225,9 +225,8 @@ func (l *Log) Cut(group uint32, upto uint64) error {
 }
 
 // setRow stores or, with a nil value, drops a row, synced, and then calls done.
+// It is called with append held.
 func (l *Log) setRow(key, value []byte, done func()) error {
-	l.append.Lock()
-	defer l.append.Unlock()
 	if err := l.failed(); err != nil {
 		return err
 	}
@@ -247,10 +246,21 @@ func (l *Log) setRow(key, value []byte, done func()) error {
 	return nil
 }
 
-func (l *Log) setMark(group uint32, k kind, value []byte, done func(*Group)) error {
+// setMark is setRow of a group, if the group allows it as it is.
+func (l *Log) setMark(group uint32, k kind, value []byte, allow func(*Group) (bool, error), done func(*Group)) error {
 	g := l.groups[group]
 	if g == nil {
 		return invalid(group, 0, 0, "no such group")
+	}
+	l.append.Lock()
+	defer l.append.Unlock()
+	if allow != nil {
+		g.mu.RLock()
+		ok, err := allow(g)
+		g.mu.RUnlock()
+		if err != nil || !ok {
+			return err
+		}
 	}
 	return l.setRow(groupKey(group, k), value, func() {
 		g.mu.Lock()
@@ -261,28 +271,43 @@ func (l *Log) setMark(group uint32, k kind, value []byte, done func(*Group)) err
 
 // SetInstalling marks a snapshot that is to be installed although the log goes
 // on as it is: a damaged state is replaced by one that the log leads on from.
+// It fails with ErrInvalid if the log does not, or another one is being
+// installed.
 func (l *Log) SetInstalling(group uint32, i Installing) error {
-	return l.setMark(group, kindInstalling, i.encode(), func(g *Group) { g.installing = &i })
+	allow := func(g *Group) (bool, error) {
+		switch {
+		case g.installing != nil && g.installing.Snapshot != i.Snapshot:
+			return false, invalid(group, i.Index, g.installing.Index, "another snapshot is being installed")
+		case i.Index < g.start.index || i.Index > g.last:
+			return false, invalid(group, i.Index, g.start.index, "the log does not lead on from the snapshot")
+		}
+		return true, nil
+	}
+	return l.setMark(group, kindInstalling, i.encode(), allow, func(g *Group) { g.installing = &i })
 }
 
-// ClearInstalling says that a group's snapshot is installed, durably.
-func (l *Log) ClearInstalling(group uint32) error {
-	return l.setMark(group, kindInstalling, nil, func(g *Group) { g.installing = nil })
+// ClearInstalling says that a snapshot is installed in a group, durably. It does
+// nothing if another one is being installed by now.
+func (l *Log) ClearInstalling(group uint32, snapshot [16]byte) error {
+	allow := func(g *Group) (bool, error) { return g.installing != nil && g.installing.Snapshot == snapshot, nil }
+	return l.setMark(group, kindInstalling, nil, allow, func(g *Group) { g.installing = nil })
 }
 
 // SetDamaged marks a group's state as one that must be replaced.
 func (l *Log) SetDamaged(group uint32, d Damage) error {
-	return l.setMark(group, kindDamaged, d.encode(), func(g *Group) { g.damaged = &d })
+	return l.setMark(group, kindDamaged, d.encode(), nil, func(g *Group) { g.damaged = &d })
 }
 
 // ClearDamaged says that a group's state was replaced, durably.
 func (l *Log) ClearDamaged(group uint32) error {
-	return l.setMark(group, kindDamaged, nil, func(g *Group) { g.damaged = nil })
+	return l.setMark(group, kindDamaged, nil, nil, func(g *Group) { g.damaged = nil })
 }
 
 // Retire says for ever that the store must not serve: what it promised is
 // partly forgotten. Open fails with ErrRetired and the reason from then on.
 func (l *Log) Retire(reason string) error {
+	l.append.Lock()
+	defer l.append.Unlock()
 	return l.setRow([]byte{keyRetired}, append([]byte{version}, reason...), func() {
 		l.opts.Logger.Error("store retired", "reason", reason)
 	})
@@ -291,6 +316,8 @@ func (l *Log) Retire(reason string) error {
 // Force says that the store goes on alone, under a replica id that never was:
 // the first step of what Restart ends. It cannot be taken back.
 func (l *Log) Force(replica uint64) error {
+	l.append.Lock()
+	defer l.append.Unlock()
 	return l.setRow([]byte{keyForced}, binary.BigEndian.AppendUint64([]byte{version}, replica), func() { l.forced = replica })
 }
 

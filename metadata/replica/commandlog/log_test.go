@@ -146,7 +146,7 @@ func TestWhatNoLogMayHoldIsRefused(t *testing.T) {
 		t.Errorf("the first entry is %d, want 14", first)
 	}
 	for name, err := range map[string]error{
-		"cut": l.Cut(8, 1), "mark": l.ClearInstalling(8),
+		"cut": l.Cut(8, 1), "mark": l.ClearInstalling(8, [16]byte{}),
 	} {
 		if !errors.Is(err, commandlog.ErrInvalid) {
 			t.Errorf("%s of another group: %v", name, err)
@@ -201,7 +201,16 @@ func TestMarks(t *testing.T) {
 		l = open(t, fs)
 	}
 	must(t, l.ClearDamaged(1))
-	must(t, l.ClearInstalling(1))
+	must(t, l.ClearInstalling(1, [16]byte{6})) // another one: nothing
+	if _, ok := l.Group(1).Installing(); !ok {
+		t.Error("the mark of another snapshot was cleared")
+	}
+	for _, i := range []commandlog.Installing{{Snapshot: [16]byte{6}, Index: 10, Term: 2}, {Snapshot: [16]byte{5}, Index: 9, Term: 2}, {Snapshot: [16]byte{5}, Index: 11, Term: 2}} {
+		if err := l.SetInstalling(1, i); !errors.Is(err, commandlog.ErrInvalid) {
+			t.Errorf("SetInstalling %v: %v", i, err)
+		}
+	}
+	must(t, l.ClearInstalling(1, [16]byte{5}))
 	for range 2 {
 		_, damaged := l.Group(1).Damaged()
 		_, installing := l.Group(1).Installing()

@@ -215,7 +215,7 @@ func TestAgainstRaftsOwnStorage(t *testing.T) {
 					must(t, err)
 				case 2:
 					i := d.r.IntN(len(d.groups))
-					must(t, l.ClearInstalling(uint32(i)))
+					must(t, l.ClearInstalling(uint32(i), d.groups[i].marked))
 					d.groups[i].marked = [16]byte{}
 				}
 				if step%5 == 0 {
