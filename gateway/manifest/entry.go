@@ -71,7 +71,8 @@ func Encode(m *Manifest) ([]Entry, error) {
 	case KindSettings:
 		return pack(m, appendBytes(nil, fieldSettings, m.Settings.AppendTo(nil))), nil
 	}
-	b := appendBytes(nil, fieldVersion, m.Version.AppendTo(nil))
+	b := make([]byte, 0, len(m.Inline)+160*len(m.Chunks)+1024)
+	b = appendBytes(b, fieldVersion, m.Version.AppendTo(make([]byte, 0, 768)))
 	b = appendChunks(b, fieldChunk, m.Chunks)
 	if len(m.Inline) > 0 {
 		b = appendBytes(b, fieldInline, m.Inline)
@@ -103,7 +104,11 @@ func pack(m *Manifest, bodies ...[]byte) []Entry {
 	for i := range entries {
 		e := &entries[i]
 		*e = Entry{Kind: m.Kind, Key: m.Key, Order: m.Order, Piece: i, Pieces: len(entries)}
-		b := appendUint(nil, fieldKind, uint64(e.Kind))
+		size := len(e.Key) + 64
+		if len(bodies) > 0 {
+			size += len(bodies[i])
+		}
+		b := appendUint(make([]byte, 0, size), fieldKind, uint64(e.Kind))
 		if e.Key != "" {
 			b = appendBytes(b, fieldKey, []byte(e.Key))
 		}

@@ -42,6 +42,7 @@ type setup struct {
 	fs      vfs.FS
 	dir     string
 	options func(*Options)
+	memory  int64 // of the metadata; 0: 12 MiB
 }
 
 type systemClock struct{}
@@ -86,7 +87,9 @@ func newWorld(t testing.TB, s setup) *world {
 		s.fs = vfs.NewMem()
 	}
 	w := &world{t: t, fs: s.fs}
-	local, err := replica.Open(s.fs.PathJoin(s.dir, "state"), replica.Options{FS: s.fs, ReserveBytes: -1, AcceptClock: true, MemTableBytes: 4 << 20, CacheBytes: 8 << 20})
+	s.memory = max(s.memory, 12<<20)
+	local, err := replica.Open(s.fs.PathJoin(s.dir, "state"), replica.Options{FS: s.fs, ReserveBytes: -1, AcceptClock: true,
+		MemTableBytes: uint64(s.memory / 3), CacheBytes: s.memory * 2 / 3})
 	if err != nil {
 		t.Fatal(err)
 	}

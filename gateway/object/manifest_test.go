@@ -8,6 +8,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,5 +184,48 @@ func (w *world) same(into *replica.Local, bodies map[string][]byte) {
 		if !found.Found[0].Referenced || found.Found[0].Chunk != r.Chunk {
 			w.t.Errorf("a chunk that was never there: %+v", r)
 		}
+	}
+}
+
+// BenchmarkManifests writes 4 KiB objects without and with manifests, which
+// come to their end before the time is taken.
+func BenchmarkManifests(b *testing.B) {
+	for _, on := range []bool{false, true} {
+		b.Run(fmt.Sprint("on=", on), func(b *testing.B) {
+			s := benchSetup(b, true)
+			s.memory = 192 << 20
+			change := s.options
+			s.options = func(o *Options) {
+				change(o)
+				o.Background, o.RootKeys = &BackgroundOptions{}, rootKeys{}
+			}
+			w := newWorld(b, s)
+			w.mustPut("first", nil)
+			if on {
+				w.raise()
+				for s := w.ManifestState(); s.Filled == 0 || s.Filling > 0; s = w.ManifestState() {
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+			data := payload(4<<10, 1)
+			b.SetParallelism(8)
+			b.ReportAllocs()
+			reportCPU(b)
+			b.ResetTimer()
+			var n atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := w.put(fmt.Sprintf("photos/2026/%08d", n.Add(1)), data); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			for on && w.ManifestState().Lag > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if on {
+				b.ReportMetric(float64(w.ManifestState().Bytes)/float64(b.N), "manifest-B/op")
+			}
+		})
 	}
 }

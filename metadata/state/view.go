@@ -52,10 +52,7 @@ func scan[T any, P rowOf[T]](v View, prefix, from []byte, limit int) ([]T, error
 		return nil, err
 	}
 	var rows []T
-	ok := iter.First()
-	if from != nil {
-		ok = iter.SeekGE(from)
-	}
+	ok := seek(iter, from)
 	for ; ok && len(rows) < limit; ok = iter.Next() {
 		var row T
 		if err := P(&row).Unmarshal(iter.Value()); err != nil {
@@ -64,6 +61,15 @@ func scan[T any, P rowOf[T]](v View, prefix, from []byte, limit int) ([]T, error
 		rows = append(rows, row)
 	}
 	return rows, finish(iter)
+}
+
+// seek moves to the first row from a key on, or to the first of all for nil. It
+// passes over nothing that was deleted before that key.
+func seek(iter *pebble.Iterator, from []byte) bool {
+	if from == nil {
+		return iter.First()
+	}
+	return iter.SeekGE(from)
 }
 
 // Head returns what a group knows of itself.
@@ -233,20 +239,26 @@ func (v View) Open(b metadata.BucketRef, key, versionID string) (*metadata.Opene
 		return nil, err
 	}
 	o := &metadata.Opened{Version: *row}
-	if row.Part == nil {
-		return o, nil
+	return o, v.body(b, o)
+}
+
+// body reads what Open returns beside the version.
+func (v View) body(b metadata.BucketRef, o *metadata.Opened) (err error) {
+	part := o.Version.Part
+	if part == nil {
+		return nil
 	}
-	switch row.Part.Body {
+	switch part.Body {
 	case metadata.BodyInline:
-		o.Inline, err = v.Inline(b, row.Part.ID)
+		o.Inline, err = v.Inline(b, part.ID)
 	case metadata.BodyChunks:
-		o.Chunks, err = v.Chunks(b, row.Part.ID, 0, OpenChunks)
+		o.Chunks, err = v.Chunks(b, part.ID, 0, OpenChunks)
 	}
 	if err != nil {
 		// The version is there in the same snapshot: its body must be too.
-		return nil, fmt.Errorf("state: body of %s: %w", row.Part.ID, err)
+		return fmt.Errorf("state: body of %s: %w", part.ID, err)
 	}
-	return o, nil
+	return nil
 }
 
 // Chunks returns up to limit chunks of a part from a chunk number on. It is no
@@ -264,10 +276,11 @@ func (v View) ChunkRows(group uint32, after *metadata.ChunkRow, limit int) ([]me
 	if err != nil {
 		return nil, err
 	}
-	ok := iter.First()
+	var from []byte
 	if after != nil {
-		ok = iter.SeekGE(append(numberKey(nil, group, tableChunks, after.Bucket, after.Part, after.Chunk.No), 0))
+		from = append(numberKey(nil, group, tableChunks, after.Bucket, after.Part, after.Chunk.No), 0)
 	}
+	ok := seek(iter, from)
 	var rows []metadata.ChunkRow
 	for ; ok && len(rows) < limit; ok = iter.Next() {
 		var row metadata.ChunkRow

@@ -35,21 +35,18 @@ func (v View) ManifestMembers(group uint32) (*metadata.ManifestMembers, error) {
 // version is no error, nor is a bucket that is not there.
 func (v View) OpenKeys(group uint32, keys []metadata.KeyRef) ([]metadata.OpenedKey, error) {
 	opened := make([]metadata.OpenedKey, 0, len(keys))
-	bytes := 0
+	bytes, key := 0, []byte(nil)
 	for _, k := range keys {
-		res := metadata.OpenedKey{KeyRef: k}
-		found, err := exists(v.r, objectKey(nil, group, tableCurrent, k.Bucket, k.Key))
+		opened = append(opened, metadata.OpenedKey{KeyRef: k})
+		res := &opened[len(opened)-1]
+		var err error
+		key = objectKey(key[:0], group, tableCurrent, k.Bucket, k.Key)
+		if res.Found, err = get(v.r, key, &res.Version); err == nil && res.Found {
+			err = v.body(metadata.BucketRef{Group: group, ID: k.Bucket}, &res.Opened)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if found {
-			o, err := v.Open(metadata.BucketRef{Group: group, ID: k.Bucket}, k.Key, "")
-			if err != nil {
-				return nil, err
-			}
-			res.Found, res.Opened = true, *o
-		}
-		opened = append(opened, res)
 		if bytes += len(res.Inline); bytes > OpenedBytes {
 			break
 		}
@@ -91,10 +88,11 @@ func (v View) CurrentKeys(group uint32, after metadata.KeyRef, limit int) ([]met
 	if err != nil {
 		return nil, err
 	}
-	ok := iter.First()
+	var from []byte
 	if after != (metadata.KeyRef{}) {
-		ok = iter.SeekGE(append(objectKey(nil, group, tableCurrent, after.Bucket, after.Key), 0))
+		from = append(objectKey(nil, group, tableCurrent, after.Bucket, after.Key), 0)
 	}
+	ok := seek(iter, from)
 	var keys []metadata.KeyOrder
 	for ; ok && len(keys) < limit; ok = iter.Next() {
 		k := iter.Key()

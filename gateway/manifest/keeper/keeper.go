@@ -34,7 +34,9 @@ type Keeper struct {
 	o       Options
 	groups  [groupCount]*group
 	buckets bucketCache
-	writing chan struct{} // a token a group that writes
+	// builders keeps *manifest.Builder with the memory of a batch.
+	builders sync.Pool
+	writing  chan struct{} // a token a group that writes
 	counters
 
 	root rootRecord

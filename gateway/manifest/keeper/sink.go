@@ -23,7 +23,7 @@ type sink struct {
 	release    func()
 
 	bucket  *bucket // of what is in builder
-	builder manifest.Builder
+	builder *manifest.Builder
 
 	slots   chan struct{}
 	running sync.WaitGroup
@@ -37,7 +37,11 @@ func (k *Keeper) newSink(group uint32, generation uint64, drives []topology.Driv
 	if err != nil {
 		return nil, err
 	}
-	return &sink{k: k, group: group, generation: uint32(generation), drives: drives, epoch: epoch, release: release,
+	builder, ok := k.builders.Get().(*manifest.Builder)
+	if !ok {
+		builder = new(manifest.Builder)
+	}
+	return &sink{k: k, builder: builder, group: group, generation: uint32(generation), drives: drives, epoch: epoch, release: release,
 		slots: make(chan struct{}, parallelRecords), failed: make(map[topology.DriveID]error)}, nil
 }
 
@@ -113,9 +117,8 @@ func (s *sink) write(ctx context.Context, rec *metadata.Record, payload []byte) 
 // close writes what is left, waits for all writes, and returns the drives that
 // do not have everything.
 func (s *sink) close(ctx context.Context) (failed map[topology.DriveID]error, err error) {
-	defer s.release()
 	err = s.flush(ctx)
-	s.running.Wait()
+	s.abort()
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -126,6 +129,9 @@ func (s *sink) close(ctx context.Context) (failed map[topology.DriveID]error, er
 func (s *sink) abort() {
 	s.running.Wait()
 	s.release()
+	s.builder.Reset()
+	s.k.builders.Put(s.builder)
+	s.builder = nil
 }
 
 const putPause = 100 * time.Millisecond
