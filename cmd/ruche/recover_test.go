@@ -297,6 +297,13 @@ func TestRecoverRefuses(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(s.dir, "*[wp].*")); err != nil || slices.ContainsFunc(left, func(n string) bool { return strings.HasSuffix(n, ".tmp") || strings.HasSuffix(n, ".new") }) {
 		t.Errorf("left: %v, %v", left, err)
 	}
+	// Nor is one that was cut off just before its last step.
+	if err := os.Rename(filepath.Join(s.dir, "metadata"), filepath.Join(s.dir, "metadata.new")); err != nil {
+		t.Fatal(err)
+	}
+	if exit, out, errs := s.command("", "recover"); exit != exitOK {
+		t.Errorf("recover again: exit code %d\n%s%s", exit, out, errs)
+	}
 	user, _ := s.root()
 	s = start(t, s.dir, options{})
 	if again, _ := s.root(); again != user {
@@ -383,8 +390,7 @@ func TestRecoverTakesCopiesOver(t *testing.T) {
 	if list := s.want(200, "GET", "/media?uploads", ""); !strings.Contains(list, "unfinished") {
 		t.Errorf("an upload in progress is gone: %s", list)
 	}
-	s.ok("drive", "replace", filepath.Join(dir, "d2"), "--wait")
-	s.filled()
+	s.manifested()
 	s.end()
 
 	remove(state, filepath.Join(dir, "d1", "meta"), filepath.Join(dir, "d1", "meta.json"), filepath.Join(dir, "d3", "meta"), filepath.Join(dir, "d3", "meta.json"))
