@@ -212,7 +212,7 @@ func (c *core) Step(msg Message) {
 }
 
 func (c *core) step(m *member, from uint64, r *pb.Message) {
-	if r.GetFrom() != from || raft.IsLocalMsgTarget(from) || raft.IsLocalMsg(r.GetType()) {
+	if raft.IsLocalMsgTarget(from) || !sentBy(from, r) {
 		return // no store sends that
 	}
 	switch r.GetType() {
@@ -231,6 +231,16 @@ func (c *core) step(m *member, from uint64, r *pb.Message) {
 	}
 	// A message that Raft does not want is like one that was lost.
 	_ = m.node.Step(r)
+}
+
+// sentBy reports whether a store sends such messages. What followers pass on to
+// a leader names whom the answer is for, or who is to lead.
+func sentBy(from uint64, r *pb.Message) bool {
+	switch r.GetType() {
+	case pb.MsgProp, pb.MsgReadIndex, pb.MsgTransferLeader:
+		return !raft.IsLocalMsgTarget(r.GetFrom())
+	}
+	return r.GetFrom() == from && !raft.IsLocalMsg(r.GetType())
 }
 
 // Propose hands the data of an entry to the group's leader. An error means

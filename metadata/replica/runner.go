@@ -82,22 +82,31 @@ func (r *runner) start() {
 	r.done.Go(r.watchSpace)
 }
 
-// end stops the store and closes it.
+// end stops the store and closes it. What hangs on the store's device for too
+// long is left to itself until the process ends.
 func (r *runner) end() error {
 	select {
 	case <-r.stop:
 	default:
 		close(r.stop)
 	}
-	<-r.ended
-	r.endSends()
-	hung := time.AfterFunc(closePatience, func() {
-		r.store.fail(errors.New("the device does not answer"))
-	})
-	defer hung.Stop()
-	r.done.Wait()
-	r.sends.Wait()
-	return r.store.Close()
+	done := make(chan error, 1)
+	go func() {
+		<-r.ended
+		r.endSends()
+		r.done.Wait()
+		r.sends.Wait()
+		done <- r.store.Close()
+	}()
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-patience.C:
+		r.store.fail(fmt.Errorf("replica: %s: the device does not answer", r.store.Dir()))
+		return r.store.Failed()
+	}
 }
 
 // failed returns why the store does not run any more, nil if it does.
@@ -293,8 +302,11 @@ func (r *runner) watchSpace() {
 		case <-r.ended:
 			return
 		case <-ticker.C:
-			r.look()
-			if r.failed() == nil {
+			err := outlast(r.snapshots, r.store.Fenced(), func() error {
+				r.look()
+				return nil
+			})
+			if err == nil && r.failed() == nil {
 				r.used.Store(r.store.usedBytes())
 			}
 		}

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -92,6 +93,21 @@ func (r *runner) sendPieces(ctx context.Context, q SnapshotRequest, e *snapshot.
 	}
 }
 
+// outlast runs something that uses a device, and returns early if ctx ends or
+// the store has stopped. What hangs goes on by itself.
+func outlast(ctx context.Context, fenced <-chan struct{}, use func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- use() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("replica: %w", context.Cause(ctx))
+	case <-fenced:
+		return fmt.Errorf("replica: %w: its device has failed", metadata.ErrUnavailable)
+	}
+}
+
 // receptions keeps groups from receiving two snapshots at the same time.
 type receptions struct {
 	mu   sync.Mutex // guards busy
@@ -148,14 +164,24 @@ type reception struct {
 
 func (c *reception) Position() snapshot.Position { return c.in.Position() }
 
-func (c *reception) Add(_ context.Context, p *snapshot.Piece) error { return c.in.Add(p) }
+// Add and Complete come back although the device hangs: then they must not
+// use what belongs to the sender any more.
+func (c *reception) Add(ctx context.Context, p *snapshot.Piece) error {
+	own := *p
+	own.Data = bytes.Clone(p.Data)
+	return outlast(ctx, c.r.store.Fenced(), func() error { return c.in.Add(&own) })
+}
 
 func (c *reception) Complete(ctx context.Context, sum snapshot.Summary) error {
-	if _, err := c.in.Complete(ctx, sum); err != nil {
+	err := outlast(ctx, c.r.store.Fenced(), func() error {
+		_, err := c.in.Complete(ctx, sum)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	taken := make(chan bool, 1)
-	err := c.r.do(ctx, func(s *Store) error {
+	err = c.r.do(ctx, func(s *Store) error {
 		ok, err := s.Restore(c.offer.From, c.offer.Term, c.offer.Header)
 		taken <- ok
 		return err

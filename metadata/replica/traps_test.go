@@ -411,6 +411,28 @@ func TestQuietGroups(t *testing.T) {
 	}
 }
 
+// TestFollowersPassOn: what a follower is asked reaches the leader, and its
+// answer the follower.
+func TestFollowersPassOn(t *testing.T) {
+	t.Parallel()
+	c := prepared(t)
+	c.commit(2, put(request(1, 1), "a", "v"))
+	if err := c.stores[3].ReadIndex(testBucket.Group, 5); err != nil {
+		t.Fatal(err)
+	}
+	c.settle()
+	if c.reads[5] == 0 {
+		t.Error("ReadIndex of a follower: no answer")
+	}
+	c.stores[2].TransferLeader(testBucket.Group, 3)
+	c.settle()
+	for id := uint64(1); id <= 3; id++ {
+		if l := c.leaders[id][testBucket.Group]; l != 3 {
+			t.Errorf("store %d: leader %d after a follower asked for 3", id, l)
+		}
+	}
+}
+
 // TestStoppedStoreIsReplacedAtOnce: its last beat is enough.
 func TestStoppedStoreIsReplacedAtOnce(t *testing.T) {
 	t.Parallel()
