@@ -3,13 +3,16 @@ package replica_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/replica"
@@ -47,6 +50,12 @@ func spoilRow(t *testing.T, fs vfs.FS, dir, body string) {
 	}
 }
 
+// everywhere waits until all stores have applied everything.
+func everywhere(t *testing.T, e *replica.Replicated) {
+	t.Helper()
+	waitFor(t, "all to have applied the same", func() bool { return allApplied(e.Status(t.Context())) })
+}
+
 type silent struct{}
 
 func (silent) Infof(string, ...any)      {}
@@ -79,6 +88,7 @@ func TestOddStoreIsFoundAndRebuilt(t *testing.T) {
 		for n := range 50 {
 			mustPut(t, e, n)
 		}
+		everywhere(t, e)
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -105,10 +115,7 @@ func TestOddStoreIsFoundAndRebuilt(t *testing.T) {
 		for n := 50; n < 60; n++ {
 			mustPut(t, e, n)
 		}
-		waitFor(t, "all to have applied the same", func() bool {
-			all := e.Status(t.Context())
-			return all[0].Groups[group].Applied == all[1].Groups[group].Applied && all[1].Groups[group].Applied == all[2].Groups[group].Applied
-		})
+		everywhere(t, e)
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -160,32 +167,130 @@ func TestDamagedMarkOutlivesTheProcess(t *testing.T) {
 	for n := range 30 {
 		mustPut(t, e, n)
 	}
+	everywhere(t, e)
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	spoilRow(t, ps[1].FS, ps[1].Dir, "v")
-	l, err := commandlog.Open(ps[1].FS.PathJoin(ps[1].Dir, "log"), commandlog.Options{FS: ps[1].FS})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(l.SetDamaged(testBucket.Group, commandlog.Damage{Index: 9, Reason: "test"}), l.Close()); err != nil {
-		t.Fatal(err)
-	}
+	markDamaged(t, ps[1])
 	e = openReplicated(t, ps, o)
 	waitFor(t, "the rebuild", func() bool {
 		all := e.Status(t.Context())
 		return len(damaged(&all[1])) == 0
 	})
 	mustPut(t, e, 99)
-	waitFor(t, "all to have applied the same", func() bool {
-		all := e.Status(t.Context())
-		g := int(testBucket.Group)
-		return all[0].Groups[g].Applied == all[1].Groups[g].Applied && all[1].Groups[g].Applied == all[2].Groups[g].Applied
-	})
+	everywhere(t, e)
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	sameRows(t, ps)
+}
+
+// TestRebuildIsCutOff cuts the power of a store at some moment of its rebuild.
+func TestRebuildIsCutOff(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(8, 9))
+	inTime := 0
+	for round := range 8 {
+		ps := places(t, 3)
+		o := engineOptions()
+		e, err := replica.OpenReplicated(ps, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepareReplicated(t, e)
+		for n := range 30 {
+			mustPut(t, e, n)
+		}
+		everywhere(t, e)
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		spoilRow(t, ps[1].FS, ps[1].Dir, "v")
+		markDamaged(t, ps[1])
+
+		mem := ps[1].FS.(*vfs.MemFS)
+		cut := &powerCut{mem: mem, after: int64(40 + r.IntN(400)), percent: 100 * r.IntN(2), rng: r}
+		ps[1].FS = errorfs.Wrap(mem, cut)
+		if e, err = replica.OpenReplicated(ps, o); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the rebuild", func() bool {
+			mustPut(t, e, 1000)
+			all := e.Status(t.Context())
+			return len(damaged(&all[1])) == 0
+		})
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if crashed := cut.taken(); crashed != nil {
+			inTime++
+			ps[1].FS = crashed
+		} else {
+			ps[1].FS = mem
+		}
+		if e, err = replica.OpenReplicated(ps, o); err != nil {
+			t.Fatal(err)
+		}
+		if refused := e.Refused(); len(refused) > 0 {
+			t.Fatalf("round %d: after the power cut: %v", round, refused)
+		}
+		mustPut(t, e, 99)
+		waitFor(t, "the rebuild after the power cut", func() bool {
+			all := e.Status(t.Context())
+			g := int(testBucket.Group)
+			return len(damaged(&all[1])) == 0 && all[0].Groups[g].Applied == all[1].Groups[g].Applied && all[1].Groups[g].Applied == all[2].Groups[g].Applied
+		})
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		sameRows(t, ps)
+	}
+	if inTime == 0 {
+		t.Error("no power cut came in time")
+	}
+}
+
+func markDamaged(t *testing.T, p replica.Place) {
+	t.Helper()
+	l, err := commandlog.Open(p.FS.PathJoin(p.Dir, "log"), commandlog.Options{FS: p.FS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.SetDamaged(testBucket.Group, commandlog.Damage{Index: 9, Reason: "test"}), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// powerCut takes a copy of a file system after some writes.
+type powerCut struct {
+	mem     *vfs.MemFS
+	percent int
+	rng     *rand.Rand
+
+	mu    sync.Mutex // guards what follows
+	after int64
+	copy  *vfs.MemFS
+}
+
+func (c *powerCut) String() string { return "power cut" }
+
+func (c *powerCut) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.after--; c.after == 0 {
+		c.copy = c.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: c.percent, RNG: c.rng})
+	}
+	return nil
+}
+
+func (c *powerCut) taken() *vfs.MemFS {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.copy
 }
 
 // TestEqualStoresStayWell compares at a high rate under load and changes of
