@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -194,6 +196,30 @@ func TestViewsAreDrained(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestOutlast comes back from what hangs.
+func TestOutlast(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	defer close(hang)
+	hanging := func() error {
+		<-hang
+		return nil
+	}
+	fenced := make(chan struct{})
+	if err := outlast(t.Context(), fenced, func() error { return ErrStopped }); err != ErrStopped {
+		t.Errorf("outlast = %v, want %v", err, ErrStopped)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := outlast(ctx, fenced, hanging); !errors.Is(err, context.Canceled) {
+		t.Errorf("outlast with an ended context = %v", err)
+	}
+	close(fenced)
+	if err := outlast(t.Context(), fenced, hanging); !errors.Is(err, metadata.ErrUnavailable) {
+		t.Errorf("outlast of a store that has stopped = %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -61,7 +62,10 @@ func TestSameRowsAsLocal(t *testing.T) {
 	fs := vfs.NewMem()
 	l := open(t, replica.Options{FS: fs})
 	ps := places(t, 3)
-	e, err := replica.OpenReplicated(ps, engineOptions())
+	o := engineOptions()
+	// A command that is proposed again takes a position of its own.
+	o.Tick, o.Retry, o.Patience = 0, time.Minute, time.Minute
+	e, err := replica.OpenReplicated(ps, o)
 	if err != nil {
 		t.Fatal(err)
 	}
