@@ -29,7 +29,9 @@ func TestRestoreRoot(t *testing.T) {
 	}
 	bucket := metadata.Bucket{Name: "b", ID: metadata.BucketID{1}, Group: 3, State: metadata.BucketLive, Order: 1000, Region: "fr"}
 	key := metadata.AccessKey{ID: "AKIA", Account: metadata.AccountID{2}, Order: 2000}
-	restore := func(b metadata.Bucket) error { return apply(&metadata.Command{Kind: metadata.KindRestoreBucket, Bucket: &b}) }
+	restore := func(b metadata.Bucket) error {
+		return apply(&metadata.Command{Kind: metadata.KindRestoreBucket, Bucket: &b})
+	}
 
 	if err := restore(bucket); !errors.Is(err, metadata.ErrVersionTooLow) {
 		t.Errorf("before the version was raised: %v", err)

@@ -216,7 +216,7 @@ func (r *recoverer) openAll(ctx context.Context) error {
 		}
 	}
 	o := r.nodeOptions()
-	o.ScrubInterval = -1
+	o.ScrubInterval, o.MaintenanceInterval = -1, -1
 	n, refused, err := node.Open(ctx, o, paths)
 	if err != nil {
 		return fmt.Errorf("drives: %w", err)
