@@ -77,6 +77,9 @@ func (s *Store) fitToForce() (*Forced, error) {
 		if m.damaged {
 			return nil, fmt.Errorf("the state of group %d is damaged: force another store", m.id)
 		}
+		if len(voters(m.conf)) == 0 {
+			return nil, fmt.Errorf("the store never had group %d: force another store", m.id)
+		}
 		for _, id := range members(m.conf) {
 			f.Replica = max(f.Replica, id)
 			if id != s.replica && !slices.Contains(f.Lost, id) && m.votes(id) {

@@ -168,6 +168,21 @@ func TestForceIsCutOff(t *testing.T) {
 	}
 }
 
+// TestForceRefusesBlankStores asks it of a store that had nothing yet.
+func TestForceRefusesBlankStores(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	if err := replica.CreateStore("s9", identity(9), nil, storeOptions(fs, 9)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replica.Force("s9", storeOptions(fs, 9)); err == nil || errors.Is(err, replica.ErrAlone) {
+		t.Errorf("Force of a blank store: %v", err)
+	}
+	if _, err := replica.Force("s8", storeOptions(fs, 8)); !errors.Is(err, replica.ErrNotReplicated) {
+		t.Errorf("Force of no store: %v", err)
+	}
+}
+
 func TestForceRefusesDamage(t *testing.T) {
 	t.Parallel()
 	fs := lostMajority(t)

@@ -143,7 +143,7 @@ func joint(conf *pb.ConfState) bool { return len(conf.GetVotersOutgoing()) > 0 }
 // reconcile takes a step towards the wanted configuration of a group that this
 // store leads.
 func (c *core) reconcile(m *member) {
-	if c.wish == nil || len(c.wish.Stores) == 0 || m.role != raft.StateLeader || m.applied < m.commit {
+	if c.wish == nil || len(c.wish.Stores) == 0 || m.role != raft.StateLeader {
 		return
 	}
 	if joint(m.conf) {
@@ -203,28 +203,6 @@ func (c *core) caughtUp(m *member, id uint64) bool {
 		has = has || of == id && p.State == tracker.StateReplicate && p.Match+closeEntries >= m.last
 	})
 	return has
-}
-
-// An Unsettled group is one whose configuration is not the wanted one yet.
-type Unsettled struct {
-	Group uint32
-	Why   string
-}
-
-// Unsettled returns those of the groups that this store leads whose
-// configuration is not yet what the table of stores wants, and how many groups
-// it leads.
-func (c *core) Unsettled() (groups []Unsettled, leads int) {
-	for _, m := range c.groups {
-		if m.role != raft.StateLeader || c.stopped != nil {
-			continue
-		}
-		leads++
-		if ok, why := c.settled(m); !ok {
-			groups = append(groups, Unsettled{m.id, why})
-		}
-	}
-	return groups, leads
 }
 
 // Wish returns the table of stores as far as this store has applied it, nil if
