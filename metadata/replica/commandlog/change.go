@@ -93,6 +93,7 @@ func (c *change) extend(b *pebble.Batch, entries []*pb.Entry) error {
 	if err != nil {
 		return err
 	}
+	c.tail, c.sizes = make([]cached, 0, len(entries)), make([]uint32, 0, len(entries))
 	if c.from <= c.last {
 		if err := b.DeleteRange(entryKey(g.id, c.from), groupKey(g.id, kindEntry+1), nil); err != nil {
 			return fmt.Errorf("commandlog: group %d: %w", g.id, err)
@@ -103,12 +104,14 @@ func (c *change) extend(b *pebble.Batch, entries []*pb.Entry) error {
 			return invalid(g.id, e.GetIndex(), c.from+uint64(i), "entries out of order")
 		}
 		term, before = e.GetTerm(), link(before, e)
-		key, value := entryKey(g.id, e.GetIndex()), encodeEntry(e, before)
-		if err := b.Set(key, value, nil); err != nil {
+		row := b.SetDeferred(groupHead+8, entryHead+len(e.GetData())) // no copy more than one
+		appendEntryKey(row.Key[:0], g.id, e.GetIndex())
+		appendEntry(row.Value[:0], e, before)
+		if err := row.Finish(); err != nil {
 			return fmt.Errorf("commandlog: group %d: %w", g.id, err)
 		}
 		c.tail = append(c.tail, cached{e, before})
-		c.sizes = append(c.sizes, uint32(len(key)+len(value)))
+		c.sizes = append(c.sizes, uint32(groupHead+8+entryHead+len(e.GetData())))
 	}
 	c.last, c.sync = c.from+uint64(len(entries))-1, true
 	return nil

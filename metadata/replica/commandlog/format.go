@@ -56,12 +56,19 @@ type Identity struct {
 }
 
 func groupKey(group uint32, k kind) []byte {
-	b := append(make([]byte, 0, groupHead+8), keyGroups)
-	return append(binary.BigEndian.AppendUint32(b, group), byte(k))
+	return appendGroupKey(make([]byte, 0, groupHead), group, k)
+}
+
+func appendGroupKey(b []byte, group uint32, k kind) []byte {
+	return append(binary.BigEndian.AppendUint32(append(b, keyGroups), group), byte(k))
 }
 
 func entryKey(group uint32, index uint64) []byte {
-	return binary.BigEndian.AppendUint64(groupKey(group, kindEntry), index)
+	return appendEntryKey(make([]byte, 0, groupHead+8), group, index)
+}
+
+func appendEntryKey(b []byte, group uint32, index uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendGroupKey(b, group, kindEntry), index)
 }
 
 // parseKey undoes groupKey and entryKey; index is 0 for other rows.
@@ -198,8 +205,8 @@ func decodeDamage(v []byte) (d Damage, err error) {
 	return Damage{Index: binary.BigEndian.Uint64(v), Reason: string(v[8:])}, nil
 }
 
-func encodeEntry(e *pb.Entry, h hash) []byte {
-	b := append(make([]byte, 0, entryHead+len(e.GetData())), version, byte(e.GetType()))
+func appendEntry(b []byte, e *pb.Entry, h hash) []byte {
+	b = append(b, version, byte(e.GetType()))
 	b = binary.BigEndian.AppendUint64(b, e.GetTerm())
 	b = append(b, h[:]...)
 	return append(b, e.GetData()...)

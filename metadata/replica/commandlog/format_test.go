@@ -105,7 +105,7 @@ func decode(k kind, v []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return encodeEntry(e, h), nil
+		return appendEntry(nil, e, h), nil
 	}
 	i, err := decodeIdentity(v)
 	return i.encode(), err
@@ -120,7 +120,7 @@ func FuzzValues(f *testing.F) {
 	f.Add(byte(3), []byte{version, 0x08, 0x01, 0x28, 0x00})
 	f.Add(byte(4), Installing{Index: 1}.encode())
 	f.Add(byte(5), Damage{Index: 1, Reason: "why"}.encode())
-	f.Add(byte(6), encodeEntry(&pb.Entry{Term: new(uint64(3)), Data: []byte("x")}, hash{1}))
+	f.Add(byte(6), appendEntry(nil, &pb.Entry{Term: new(uint64(3)), Data: []byte("x")}, hash{1}))
 	f.Fuzz(func(t *testing.T, which byte, v []byte) {
 		k := kinds[int(which)%len(kinds)]
 		again, err := decode(k, v)
@@ -165,7 +165,7 @@ func TestValuesOfOtherFormsAreRefused(t *testing.T) {
 	}
 	for k, v := range map[kind][]byte{
 		0: Identity{}.encode(), kindHard: hard{}.encode(), kindStart: start{}.encode(), kindConf: conf,
-		kindInstalling: Installing{}.encode(), kindDamaged: Damage{}.encode(), kindEntry: encodeEntry(new(pb.Entry), hash{}),
+		kindInstalling: Installing{}.encode(), kindDamaged: Damage{}.encode(), kindEntry: appendEntry(nil, new(pb.Entry), hash{}),
 	} {
 		later := slices.Clone(v)
 		later[0]++
@@ -205,7 +205,7 @@ func TestMissingRowsAreFound(t *testing.T) {
 		"entry in the middle":    {drop(entryKey(1, 103)), ErrRot, 103},
 		"committed last entries": {func(db *pebble.DB) error { return db.DeleteRange(entryKey(1, 104), entryKey(1, 200), pebble.Sync) }, ErrShort, 104},
 		"uncommitted last entry": {drop(entryKey(1, 105)), nil, 0},
-		"another entry":          {set(entryKey(1, 103), encodeEntry(e(103, 2), hash{1})), ErrRot, 103},
+		"another entry":          {set(entryKey(1, 103), appendEntry(nil, e(103, 2), hash{1})), ErrRot, 103},
 		"another start":          {set(groupKey(1, kindStart), start{100, 2, hash{1}}.encode()), ErrRot, 101},
 		"a commit before start":  {set(groupKey(1, kindHard), hard{3, 0, 99}.encode()), ErrRot, 99},
 		"a low term":             {set(groupKey(1, kindHard), hard{1, 0, 104}.encode()), ErrRot, 105},
