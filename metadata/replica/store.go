@@ -20,6 +20,9 @@ import (
 	"github.com/ruche-storage/ruche/metadata/state"
 )
 
+// newLogIndex is the position at which the logs of an empty store begin.
+const newLogIndex = 1
+
 // Names in the directory of a store.
 const (
 	logName   = "log"
@@ -123,7 +126,7 @@ func CreateStore(dir string, id commandlog.Identity, first []uint64, o StoreOpti
 	for g := range starts {
 		starts[g] = commandlog.Start{Group: uint32(g), Conf: new(pb.ConfState)}
 		if len(first) > 0 {
-			starts[g] = commandlog.Start{Group: uint32(g), Index: 1, Term: 1, Conf: &pb.ConfState{Voters: first}}
+			starts[g] = commandlog.Start{Group: uint32(g), Index: newLogIndex, Term: 1, Conf: &pb.ConfState{Voters: first}}
 		}
 	}
 	if err := o.FS.MkdirAll(dir, 0o755); err != nil {
@@ -295,7 +298,9 @@ func (s *Store) openGroup(g uint32) error {
 }
 
 // readMark reads up to where a group is applied. A state without a mark is
-// that with which the log began, at position start.
+// that with which the log began, at position start: the empty one of a new
+// store, whose log was never cut. Behind a later start there was a state, and
+// it is gone.
 func (s *Store) readMark(g uint32, start uint64) (mark, error) {
 	p, found, err := state.NewView(s.db).Raft(g)
 	if err != nil {
@@ -303,6 +308,9 @@ func (s *Store) readMark(g uint32, start uint64) (mark, error) {
 	}
 	log := s.log.Group(g)
 	if !found {
+		if start > newLogIndex {
+			return mark{}, &OpenError{Dir: s.dir, Group: g, Log: start, Reason: "the log begins behind the state"}
+		}
 		term, err := log.Term(start)
 		if err != nil {
 			return mark{}, err
