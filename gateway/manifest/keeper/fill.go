@@ -24,25 +24,28 @@ const (
 var errMembersChanged = errors.New("keeper: the drive is not to be filled any more")
 
 // fillAll fills the drives of a group that are to be filled, one after the
-// other.
-func (g *group) fillAll(ctx context.Context) error {
+// other, and returns how many are full now.
+func (g *group) fillAll(ctx context.Context) (filled int, err error) {
 	if on, err := g.keepsOutbox(ctx); err != nil || !on {
-		return err
+		return 0, err
 	}
 	row, err := g.k.o.Metadata.ManifestMembers(ctx, g.id)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for i := range row.Members {
 		m := &row.Members[i]
 		if m.State != metadata.MemberFilling {
 			continue
 		}
-		if err := g.fill(ctx, row, m); err != nil && !errors.Is(err, errMembersChanged) {
-			return fmt.Errorf("drive %s: %w", m.Drive, err)
+		switch err := g.fill(ctx, row, m); {
+		case err == nil:
+			filled++
+		case !errors.Is(err, errMembersChanged):
+			return filled, fmt.Errorf("drive %s: %w", m.Drive, err)
 		}
 	}
-	return nil
+	return filled, nil
 }
 
 // fill writes manifests of all that the group holds to a drive, from where an

@@ -349,7 +349,8 @@ func (w *world) tend() error {
 	ctx := context.Background()
 	errs := []error{w.k.tend(ctx, make(map[topology.DriveID]time.Time)), w.k.root.tend(ctx, w.k)}
 	for _, g := range w.k.groups[1:] {
-		errs = append(errs, g.fillAll(ctx))
+		_, err := g.fillAll(ctx)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -101,8 +101,9 @@ type Options struct {
 	// not count. It happens sooner if as much was written as there is. Zero
 	// means 24 hours.
 	PassPeriod time.Duration
-	// FirstPass is how long after the start the first pass is. Zero means 1
-	// hour.
+	// FirstPass is how long after the start the first pass is, if no drives
+	// are filled before, and how long a pass waits that was not allowed. Zero
+	// means 1 hour.
 	FirstPass time.Duration
 
 	// Rand is the source of ids and keys, safe for concurrent use.

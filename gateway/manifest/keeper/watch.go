@@ -118,11 +118,13 @@ func (g *group) tend(ctx context.Context, l *layout) (*metadata.ManifestMembers,
 	return next, g.put(ctx, next)
 }
 
-// tidy fills drives when told, and passes over all manifests when that is due.
+// tidy fills drives when told, and passes over all manifests when that is due:
+// also once drives were filled, since they may hold manifests from an earlier
+// time whose tombstones only others have.
 func (k *Keeper) tidy(ctx context.Context, fill <-chan struct{}) {
 	next := k.o.Now().Add(k.o.FirstPass)
+	kicked := false
 	for {
-		kicked := false
 		select {
 		case <-ctx.Done():
 			return
@@ -130,18 +132,26 @@ func (k *Keeper) tidy(ctx context.Context, fill <-chan struct{}) {
 			kicked = true
 		case <-fill:
 		}
+		whole := true
 		for _, g := range k.groups[1:] {
-			if err := g.fillAll(ctx); err != nil && ctx.Err() == nil {
+			filled, err := g.fillAll(ctx)
+			kicked = kicked || filled > 0
+			if err != nil && ctx.Err() == nil {
+				whole = false
 				k.failed(ctx, "manifest drive not filled", err, "group", g.id)
 			}
 		}
 		now := k.o.Now()
-		if ctx.Err() != nil || !kicked && now.Before(next) && !k.pass.due(now, k.o.Pressure()) {
+		if ctx.Err() != nil || !(kicked && whole) && now.Before(next) && !k.pass.due(now, k.o.Pressure()) {
 			continue
 		}
+		passes := k.passes.Load()
 		if err := k.passOnce(ctx); err != nil && ctx.Err() == nil {
 			k.failed(ctx, "manifests not all looked at", err)
 		}
-		next = k.o.Now().Add(k.o.PassPeriod)
+		next, kicked = k.o.Now().Add(k.o.PassPeriod), false
+		if k.passes.Load() == passes {
+			next = k.o.Now().Add(min(k.o.PassPeriod, k.o.FirstPass))
+		}
 	}
 }
