@@ -41,7 +41,7 @@ type host struct {
 	waiting  map[replica.Ticket]func(*metadata.Result)
 	reading  map[uint64]*reading
 	leaders  map[uint32]uint64
-	busy     bool // a write is on its way
+	compares []*replica.Comparison
 	exports  map[exportKey]bool
 	installs int  // snapshots that are being put in place
 	expected bool // the store may stop: its device was tampered with
@@ -91,7 +91,7 @@ func (h *host) options() replica.StoreOptions {
 			FS: h.disk, Now: func() time.Time { return time.UnixMicro(int64(h.clock())) }, AcceptClock: true,
 			ReserveBytes: -1, CacheBytes: 1 << 20, MemTableBytes: 4 << 20,
 		},
-		Rand: rand.NewChaCha8(seed), LogMemTableBytes: 4 << 20,
+		Rand: rand.NewChaCha8(seed), LogMemTableBytes: 4 << 20, Limits: replica.Limits{CompareTicks: 40},
 	}
 }
 
@@ -110,7 +110,7 @@ func (h *host) start() {
 	}
 	h.life++
 	h.waiting, h.reading = make(map[replica.Ticket]func(*metadata.Result)), make(map[uint64]*reading)
-	h.leaders, h.busy, h.exports = make(map[uint32]uint64), false, make(map[exportKey]bool)
+	h.leaders, h.compares, h.exports = make(map[uint32]uint64), nil, make(map[exportKey]bool)
 	store, err := replica.OpenStore(storeDir, h.options())
 	if err != nil {
 		h.refuse(err)
@@ -199,6 +199,9 @@ func (h *host) pump() {
 		for _, s := range r.Snapshots {
 			h.sendSnapshot(s)
 		}
+		for _, d := range r.Diverged {
+			h.odd(d)
+		}
 		h.look()
 	}
 }
@@ -260,6 +263,9 @@ func (h *host) apply(w *replica.ApplyWork) {
 		h.counts.applied++
 		h.journal.applied(h.id, o)
 	}
+	for _, c := range w.Comparisons {
+		h.compare(c)
+	}
 	h.soon(h.between(20, millisecond), func() {
 		h.store.Applied(w)
 		for _, o := range w.Outcomes {
@@ -271,6 +277,28 @@ func (h *host) apply(w *replica.ApplyWork) {
 		h.pump()
 	})
 	h.look()
+}
+
+// compare hashes the rows of a group, some time later.
+func (h *host) compare(c *replica.Comparison) {
+	h.compares = append(h.compares, c)
+	h.soon(h.between(0, 300*millisecond), func() {
+		h.compares = slices.DeleteFunc(h.compares, func(o *replica.Comparison) bool { return o == c })
+		h.counts.compared++
+		sum, err := c.Hash(h.ctx())
+		h.store.Compared(c.Group, c.Index, sum, err)
+		h.pump()
+	})
+}
+
+// odd notes that rows of stores differ.
+func (h *host) odd(d replica.Divergence) {
+	if d.Group != quietGroup || h.rotten == 0 || !slices.Equal(d.Odd, []uint64{h.rotten}) {
+		h.journal.problem("group %d, position %d: store %d says that the rows of %v differ", d.Group, d.Index, h.id, d.Odd)
+		return
+	}
+	h.counts.odd++
+	h.logf("store %d says that the rows of %v differ in group %d at %d", h.id, d.Odd, d.Group, d.Index)
 }
 
 // failed says that a write has failed: the store tells the others and ends.
@@ -323,6 +351,11 @@ func (h *host) end(how func() error) {
 	for _, t := range slices.Clone(h.open) {
 		if t.from == h {
 			t.end(false)
+		}
+	}
+	for _, c := range h.compares {
+		if _, err := c.Hash(h.ctx()); err != nil && store.Failed() == nil && !errors.Is(err, replica.ErrVoid) {
+			h.journal.problem("store %d: hash of group %d: %w", h.id, c.Group, err)
 		}
 	}
 	if store.Failed() != nil {

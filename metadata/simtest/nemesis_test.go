@@ -85,11 +85,13 @@ func (s *sim) harm() {
 		s.mend()
 		s.hold = s.now + 3*second
 		s.after(2*second, func() {
-			switch s.r.IntN(4) {
+			switch s.r.IntN(5) {
 			case 0:
 				s.members.change()
 			case 1:
 				s.putBack(h)
+			case 2:
+				s.rotOnce(h)
 			default:
 				s.wipe(h)
 			}
@@ -233,7 +235,7 @@ func (s *sim) closeAndOpen(h *host) {
 	disk.failAt(nil)
 	h.end(h.store.Close)
 	if s.bugs.rot {
-		h.rot(disk.mem)
+		rot(disk.mem, 1, 0x22) // a current version
 	}
 	h.disk = h.newDisk(disk.mem)
 	h.restart()
@@ -276,6 +278,25 @@ func (s *sim) wipe(h *host) {
 	h.disk = h.newDisk(vfs.NewCrashableMem())
 	h.create(nil)
 	h.restart()
+}
+
+// quietGroup is written to at the start only, and never read by clients: there
+// rows may rot unseen.
+const quietGroup = 5
+
+// rotOnce takes a row away from a store. It must be found odd when rows are
+// compared, and be mended.
+func (s *sim) rotOnce(h *host) {
+	if !s.healthy(h) || h.store == nil || h.gone || s.rotten != 0 || s.hosts[h.slot] != h {
+		return
+	}
+	s.logf("a row of %v rots", h)
+	s.rotten, s.hold = h.id, s.now+10*second
+	disk := h.disk
+	h.end(h.store.Close)
+	rot(disk.mem, quietGroup, 0x20) // settings
+	h.disk = h.newDisk(disk.mem)
+	h.start()
 }
 
 // putBack starts a store with its files of an earlier time, as the snapshot of
