@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -57,6 +58,38 @@ func prepareReplicated(t testing.TB, e *replica.Replicated) {
 		if _, err := e.Commit(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestReplicatedOnDisk uses the operating system's files.
+func TestReplicatedOnDisk(t *testing.T) {
+	t.Parallel()
+	var ps []replica.Place
+	for id := uint64(1); id <= 3; id++ {
+		p := replica.Place{Dir: t.TempDir()}
+		if err := replica.CreateStore(p.Dir, identity(id), []uint64{1, 2, 3}, storeOptions(nil, id)); err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
+	}
+	e, err := replica.OpenReplicated(ps, engineOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	prepareReplicated(t, e)
+	for n := range 20 {
+		mustPut(t, e, n)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e = openReplicated(t, ps, engineOptions())
+	u, err := e.Usage(t.Context(), testBucket)
+	if err != nil || u.Objects != 20 {
+		t.Errorf("Usage = %+v, %v; want 20 objects", u, err)
+	}
+	if _, err := replica.Open(ps[0].Dir, replica.Options{}); !errors.Is(err, replica.ErrReplicated) {
+		t.Errorf("the local engine opens one of three: %v", err)
 	}
 }
 

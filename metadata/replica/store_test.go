@@ -25,6 +25,9 @@ type cluster struct {
 	leaders  map[uint64]map[uint32]uint64
 	reads    map[uint64]uint64
 	seq      uint64
+	// held are stores whose logs hang, with what they do not write.
+	held map[uint64]bool
+	kept map[uint64]*replica.AppendWork
 	// snapshots counts those that were sent.
 	snapshots int
 }
@@ -48,6 +51,7 @@ func newCluster(t *testing.T, n int) *cluster {
 	c := &cluster{
 		t: t, fs: vfs.NewCrashableMem(), stores: make(map[uint64]*replica.Store), cut: make(map[uint64]bool),
 		outcomes: make(map[uint64]*metadata.Result), leaders: make(map[uint64]map[uint32]uint64), reads: make(map[uint64]uint64),
+		held: make(map[uint64]bool), kept: make(map[uint64]*replica.AppendWork),
 	}
 	var ids []uint64
 	for id := range uint64(n) {
@@ -106,7 +110,9 @@ func (c *cluster) carryOut(id uint64, s *replica.Store, r *replica.Ready) {
 			to.Step(m)
 		}
 	}
-	if w := r.Append; w != nil {
+	if w := r.Append; w != nil && c.held[id] {
+		c.kept[id] = w
+	} else if w != nil {
 		if err := s.Append(w); err != nil {
 			c.t.Fatal(err)
 		}

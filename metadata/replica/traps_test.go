@@ -151,6 +151,49 @@ func TestCutNeedsDurability(t *testing.T) {
 	c.equal(1, 2)
 }
 
+// TestLogIsKeptForMembers that lag: as long as their stores are heard, and for
+// the others as many entries as the limit says.
+func TestLogIsKeptForMembers(t *testing.T) {
+	t.Parallel()
+	c := prepared(t)
+	c.puts(0, 5)
+	g := testBucket.Group
+	c.held[3] = true
+	c.puts(5, 3000)
+	c.tick(15)
+	st := c.stores[1].Status().Groups[g]
+	var match uint64
+	for _, m := range st.Members {
+		if m.Replica == 3 {
+			match = m.Match
+		}
+	}
+	if match == 0 || match+2000 > st.Last {
+		t.Fatalf("store 3 has %d of %d", match, st.Last)
+	}
+	if floor := c.stores[1].Floors()[g]; floor != match {
+		t.Errorf("the leader keeps what lies behind %d, want %d", floor, match)
+	}
+	if floor := c.stores[2].Floors()[g]; floor != st.Last-2048 {
+		t.Errorf("a follower keeps what lies behind %d, want %d", floor, st.Last-2048)
+	}
+	if err := errors.Join(c.stores[1].Flush(), c.stores[1].Trim(c.stores[1].Floors())); err != nil {
+		t.Fatal(err)
+	}
+	c.held[3] = false
+	w := c.kept[3]
+	if err := c.stores[3].Append(w); err != nil {
+		t.Fatal(err)
+	}
+	c.stores[3].Appended(w)
+	c.settle()
+	c.tick(20)
+	if c.snapshots != 0 {
+		t.Errorf("%d snapshots for a member that the log was kept for", c.snapshots)
+	}
+	c.equal(1, 2, 3)
+}
+
 // TestForgottenPromises puts a store's directory back to an earlier time, as a
 // restored snapshot of a machine does: it stops itself, and never opens again.
 func TestForgottenPromises(t *testing.T) {
