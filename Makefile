@@ -34,8 +34,9 @@ soak: ## 100,000 power cuts, 5,000 simulated clusters and 1,000 kill -9, of new 
 blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
 	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
 
-replicated: build ## S3 suite and kills once more, with three copies of the metadata
+replicated: build ## S3 suite and kills once more with three copies of the metadata; as root, devices that fail
 	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill
+	RUCHE_BIN=$(BIN) go test -count=1 -timeout 15m ./conformance/devices
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

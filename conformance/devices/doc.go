@@ -1,0 +1,108 @@
+// Package devices runs the server on real file systems of their own, one a
+// drive, and has these fail under S3 clients: cut off with I/O errors, hang, or
+// fill up. It looks at what the copies of the metadata on them make of it:
+// clients must not notice, but for calls that are tried again.
+//
+// The devices are files on loop devices, with ext4. Making them takes root;
+// without it the tests are skipped with the reason.
+//
+//	RUCHE_BIN  the ruche program; without it the tests are skipped, or fail if
+//	           RUCHE_REQUIRE is 1
+package devices
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Device is a file system of its own in a file.
+type Device struct {
+	Path  string // where it is mounted
+	image string
+}
+
+// Make makes a file system of a size in a new file below home, and mounts it.
+func Make(home, name string, bytes int64) (*Device, error) {
+	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(home, name+".img")}
+	if err := os.MkdirAll(d.Path, 0o700); err != nil {
+		return nil, err
+	}
+	return d, d.Renew(bytes)
+}
+
+// Renew makes the file system anew, as a device that replaces another, and
+// mounts it. The old one must not be mounted.
+func (d *Device) Renew(bytes int64) error {
+	if err := os.Remove(d.image); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
+		return err
+	}
+	if err := os.Truncate(d.image, bytes); err != nil {
+		return err
+	}
+	if err := run("mkfs.ext4", "-q", "-F", d.image); err != nil {
+		return err
+	}
+	return d.Mount()
+}
+
+// Mount mounts the file system.
+func (d *Device) Mount() error { return run("mount", "-o", "loop", d.image, d.Path) }
+
+// Unmount takes the file system away, also from under processes that have files
+// open there.
+func (d *Device) Unmount() error { return run("umount", "-l", d.Path) }
+
+// ext4Shutdown is EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and noLogFlush its
+// argument: nothing that is not on the device gets there any more.
+const (
+	ext4Shutdown = 0x8004587d
+	noLogFlush   = 2
+)
+
+// Cut has everything on the file system fail from now on, as when the device is
+// pulled: what was synced is there when it is mounted again.
+func (d *Device) Cut() error {
+	flags := uint32(noLogFlush)
+	return d.control(ext4Shutdown, uintptr(unsafe.Pointer(&flags)))
+}
+
+// Freeze has every write wait until Thaw, as on a device that hangs.
+func (d *Device) Freeze() error { return d.control(fiFreeze, 0) }
+
+// Thaw ends Freeze.
+func (d *Device) Thaw() error { return d.control(fiThaw, 0) }
+
+// FIFREEZE and FITHAW, _IOWR('X', 119 and 120, int).
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
+
+func (d *Device) control(request, argument uintptr) error {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, argument); errno != 0 {
+		return fmt.Errorf("ioctl %#x of %s: %w", request, d.Path, errno)
+	}
+	return nil
+}
+
+// run runs a program that must succeed.
+func run(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
