@@ -189,7 +189,7 @@ func (g *Group) within(lo, hi uint64) error {
 // limit returns the entries of a piece of the cache that fit into maxSize, at
 // least one.
 func limit(from []cached, maxSize uint64) []*pb.Entry {
-	entries := make([]*pb.Entry, 0, len(from))
+	entries := make([]*pb.Entry, 0, min(len(from), 256))
 	size := uint64(0)
 	for _, c := range from {
 		size += uint64(proto.Size(c.entry))
