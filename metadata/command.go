@@ -120,6 +120,11 @@ type Clock struct{ ElapsedMicros uint64 }
 type Incarnation struct {
 	Number     uint64
 	Collection bool
+	// Void are the orders of histories that restores have ended, Epochs the
+	// last epoch of each of them. A recovery leaves out what has such an order.
+	// Both are empty below command version 2.
+	Void   []VoidOrders
+	Epochs []uint64
 }
 
 // WriteConditions are evaluated inside Apply, against the current version.

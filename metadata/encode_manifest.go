@@ -52,6 +52,7 @@ func (m *ManifestMembers) append(b []byte) []byte {
 		b, mark = begin(b, 3)
 		b = end(m.Members[i].append(b), mark)
 	}
+	b = appendUint(b, 4, m.Incarnation)
 	return append(b, m.Unknown...)
 }
 
@@ -66,6 +67,8 @@ func (m *ManifestMembers) field(d *decoder) {
 			m.Members = append(m.Members, ManifestMember{})
 			d.message(m.Members[len(m.Members)-1].field)
 		}
+	case 4:
+		m.Incarnation = d.uint64()
 	default:
 		d.keepText(&m.Unknown)
 	}

@@ -256,7 +256,16 @@ func (i *Incarnation) Unmarshal(b []byte) error {
 
 func (i *Incarnation) append(b []byte) []byte {
 	b = appendUint(b, 1, i.Number)
-	return appendBool(b, 2, i.Collection)
+	b = appendBool(b, 2, i.Collection)
+	for j := range i.Void {
+		var m int
+		b, m = begin(b, 3)
+		b = end(i.Void[j].append(b), m)
+	}
+	for _, e := range i.Epochs {
+		b = appendUint(b, 4, e)
+	}
+	return b
 }
 
 func (i *Incarnation) field(d *decoder) {
@@ -265,6 +274,38 @@ func (i *Incarnation) field(d *decoder) {
 		i.Number = d.uint64()
 	case 2:
 		i.Collection = d.bool()
+	case 3:
+		if d.room(len(i.Void), maxVoid) {
+			i.Void = append(i.Void, VoidOrders{})
+			d.message(i.Void[len(i.Void)-1].field)
+		}
+	case 4:
+		e := d.uint64()
+		if e == 0 {
+			d.fail("epoch 0")
+		}
+		if d.room(len(i.Epochs), maxVoid) {
+			i.Epochs = append(i.Epochs, e)
+		}
+	default:
+		d.closed()
+	}
+}
+
+func (v *VoidOrders) append(b []byte) []byte {
+	b = appendUint(b, 1, uint64(v.Group))
+	b = appendUint(b, 2, v.After)
+	return appendUint(b, 3, v.Before)
+}
+
+func (v *VoidOrders) field(d *decoder) {
+	switch d.num {
+	case 1:
+		v.Group = d.uint32()
+	case 2:
+		v.After = d.uint64()
+	case 3:
+		v.Before = d.uint64()
 	default:
 		d.closed()
 	}

@@ -78,6 +78,9 @@ type ManifestMembers struct {
 	// last. Apply keeps it and does not read it from commands.
 	Set     uint64
 	Members []ManifestMember // in any order, each drive once
+	// Incarnation is the number of the cluster's when the drives began to be
+	// filled: what drives hold of an earlier one fits another history.
+	Incarnation uint64
 
 	Unknown string // fields of later versions, kept as they came
 }

@@ -166,7 +166,7 @@ func checkRoot(t *testing.T, l *replica.Local, c *cluster) {
 		Accounts: accounts, AccessKeys: keys, Drives: *drives, PGs: *pgs}, empties); diff != "" {
 		t.Error(diff)
 	}
-	if incarnation != (metadata.Incarnation{Number: 4}) {
+	if incarnation.Number != 4 || incarnation.Collection {
 		t.Errorf("incarnation %+v", incarnation)
 	}
 	for group := range uint32(metadata.DataGroups + 1) {

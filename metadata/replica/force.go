@@ -179,13 +179,15 @@ func (a *application) standAlone(replica uint64, starts []commandlog.Start) erro
 	if err != nil {
 		return err
 	}
-	v := state.NewView(a.db)
-	incarnation, err := v.Incarnation()
+	v, now := state.NewView(a.db), a.opts.Now()
+	incarnation, err := renounced(now, 0, historyOf(v))
 	if err != nil {
 		return err
 	}
-	commands := []*metadata.Command{{Kind: metadata.KindPutIncarnation,
-		Incarnation: &metadata.Incarnation{Number: incarnation.Number + 1}}}
+	commands := []*metadata.Command{{Kind: metadata.KindPutIncarnation, Incarnation: &incarnation}}
+	for group := range uint32(groupCount) { // no order that is void is given again
+		commands = append(commands, &metadata.Command{Kind: metadata.KindClock, Group: group, Clock: new(metadata.Clock)})
+	}
 	stores, err := v.Stores()
 	if err != nil {
 		return err
@@ -198,7 +200,7 @@ func (a *application) standAlone(replica uint64, starts []commandlog.Start) erro
 		err = errors.Join(err, b.SetRaft(s.Group, &metadata.RaftPosition{Index: s.Index, Term: s.Term, Conf: encoded}))
 	}
 	for _, c := range commands {
-		c.Version, c.Group = metadata.CommandVersion, metadata.RootGroup
+		c.Version, c.Stamp = metadata.CommandVersion, uint64(max(now.UnixMicro(), 0))
 		position, perr := b.Position(c.Group)
 		res, aerr := b.Apply(c.Group, position+1, c)
 		if err = errors.Join(err, perr, aerr); err == nil {

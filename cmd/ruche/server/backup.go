@@ -227,7 +227,7 @@ func (r *restorer) restore(ctx context.Context) error {
 		FS: files, Dir: dir, Keys: keys, Cluster: r.id.Cluster, Now: r.Now, Random: rand.Reader, Logger: r.Log.With("part", "metadata"),
 		// Above all that came since the backup: they count from one, or from
 		// the seconds of an earlier time.
-		Incarnation: uint64(max(r.Now().Unix(), 0)),
+		Incarnation: uint64(max(r.Now().Unix(), 0)), Epoch: r.highestEpoch(),
 	})
 	if err != nil {
 		return backupError(r.o.File, err)

@@ -23,6 +23,7 @@ import (
 	"github.com/ruche-storage/ruche/gateway/wire"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/placement"
+	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
@@ -377,16 +378,20 @@ func (p *process) noticeRestore(ctx context.Context) error {
 	if seen <= known {
 		return nil
 	}
-	i, err := p.meta.Incarnation(ctx)
-	if err != nil {
-		return fmt.Errorf("incarnation: %w", err)
-	}
 	p.Log.Error("the metadata is older than what the drives hold; nothing is freed until \"ruche repair resume-collection\"", "known_epoch", known, "seen_epoch", seen)
-	cmd := &metadata.Command{Kind: metadata.KindPutIncarnation, Incarnation: &metadata.Incarnation{Number: i.Number + 1}}
-	if _, err := commit(ctx, p.meta, cmd); err != nil {
-		return fmt.Errorf("switch collection off: %w", err)
+	_, err := replica.Renounce(ctx, patient{p.meta}, p.Now(), 0, seen, func() (metadata.RequestID, error) { return metadata.RequestID(newID()), nil })
+	if err != nil {
+		return fmt.Errorf("begin a new history of the metadata: %w", err)
 	}
 	return nil
+}
+
+// patient repeats commands while their outcome is unknown.
+type patient struct{ *replica.Switch }
+
+// Commit implements replica.Restorable. The request id is its own.
+func (p patient) Commit(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
+	return commit(ctx, p.Switch, cmd)
 }
 
 // highestEpoch is the highest epoch that any open drive has seen.

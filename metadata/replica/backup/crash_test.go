@@ -13,7 +13,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
-	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/replica/backup"
 	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
@@ -78,7 +77,7 @@ func whole(t *testing.T, fsys vfs.FS) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i, err := l.Incarnation(t.Context()); err != nil || i != (metadata.Incarnation{Number: 1}) {
+	if i, err := l.Incarnation(t.Context()); err != nil || i.Number != 1 || i.Collection {
 		t.Errorf("incarnation %+v, %v", i, err)
 	}
 	if got := body(t, l, 3, "a"); got != "hello" {

@@ -35,8 +35,9 @@ type RestoreOptions struct {
 	Cluster [16]byte
 
 	// Incarnation is the least that the restored store gets, for when more is
-	// known than the backup says.
+	// known than the backup says. Epoch is the highest that a drive has seen.
 	Incarnation uint64
+	Epoch       uint64
 
 	// Now returns the wall clock. Required.
 	Now func() time.Time
@@ -167,19 +168,13 @@ func renounce(ctx context.Context, dir string, options replica.Options, o Restor
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	was, err := l.Incarnation(ctx)
-	if err != nil {
-		return 0, err
-	}
-	cmd := &metadata.Command{Kind: metadata.KindPutIncarnation, Version: metadata.CommandVersion, Group: metadata.RootGroup,
-		Incarnation: &metadata.Incarnation{Number: max(was.Number+1, o.Incarnation)}}
-	if _, err := io.ReadFull(o.Random, cmd.Request[:]); err != nil {
-		return 0, fmt.Errorf("random source: %w", err)
-	}
-	if _, err := l.Commit(ctx, cmd); err != nil {
-		return 0, fmt.Errorf("switch collection off: %w", err)
-	}
-	return cmd.Incarnation.Number, nil
+	next, err := replica.Renounce(ctx, l, o.Now(), o.Incarnation, o.Epoch, func() (id metadata.RequestID, err error) {
+		if _, err := io.ReadFull(o.Random, id[:]); err != nil {
+			return id, fmt.Errorf("random source: %w", err)
+		}
+		return id, nil
+	})
+	return next.Number, err
 }
 
 // installer puts groups into a store.
