@@ -69,7 +69,7 @@ func New(o Options) (*Keeper, error) {
 	k := &Keeper{o: o.withDefaults(), writing: make(chan struct{}, parallelGroups)}
 	k.buckets.known = make(map[metadata.BucketID]*bucket)
 	k.root.written = make(map[topology.DriveID]uint64)
-	k.pass.kick, k.pass.percent = make(chan struct{}, 1), livePercent
+	k.pass.kick, k.pass.percent, k.pass.waits = make(chan struct{}, 1), livePercent, barrierTime
 	for id := range k.groups {
 		k.groups[id] = &group{k: k, id: uint32(id), kick: make(chan struct{}, 1)}
 	}

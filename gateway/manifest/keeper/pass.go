@@ -20,6 +20,7 @@ type passes struct {
 
 	// percent: records of which less counts are written anew.
 	percent int
+	waits   time.Duration // for an outbox to be written before something is freed
 
 	last time.Time
 	kept int64 // payload bytes that the last pass found worth keeping

@@ -221,7 +221,7 @@ func (k *Keeper) barrier(ctx context.Context, group uint32, order uint64) error 
 		if err != nil || cursor >= order {
 			return err
 		}
-		if waited >= barrierTime {
+		if waited >= k.pass.waits {
 			return fmt.Errorf("%w: up to %d, need %d", errBehind, cursor, order)
 		}
 		k.Kick(group)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ruche-storage/ruche/gateway/manifest"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
@@ -177,6 +178,7 @@ func TestTombstonesWaitForCallsThatHang(t *testing.T) {
 	w.del(b, "k")
 	w.must(w.drain())
 	w.drives.hanging = true
+	w.k.pass.percent = 100
 	for range 5 {
 		w.must(w.pass())
 	}
@@ -310,4 +312,100 @@ func (w *world) fails(err, class error) {
 	if !errors.Is(err, class) {
 		w.t.Fatal(err)
 	}
+}
+
+// TestNothingGoesBeforeWhatTakesItsPlace: a pass that finds an old manifest
+// dead must not free it while the newer one is only in the outbox.
+func TestNothingGoesBeforeWhatTakesItsPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	b := w.bucket("b", 1)
+	w.put(b, "changed", 0)
+	w.put(b, "deleted", 0)
+	w.must(w.drain())
+	w.must(w.tend())
+	w.put(b, "changed", 0)
+	w.del(b, "deleted")
+	w.k.pass.waits = 0
+	w.fails(w.pass(), errBehind)
+	for _, id := range writersOf(w.row(1)) {
+		said, versions, _ := w.read(b, id)
+		if versions < 2 || said["changed"] == nil || said["deleted"] == nil {
+			t.Fatalf("drive %s: %d manifests are left of what was durable", id, versions)
+		}
+	}
+	w.must(w.drain())
+	w.must(w.pass())
+	w.checkMembers(b, 3)
+	w.settle()
+	w.exact(b)
+}
+
+// TestLaterHistoryIsLeftAlone: manifests that are later than the state, as
+// after a restore of older metadata, are not for a pass to judge.
+func TestLaterHistoryIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	b := w.bucket("b", 1)
+	w.put(b, "k", 0)
+	w.must(w.drain())
+	w.must(w.tend())
+	later := []manifest.Manifest{
+		{Kind: manifest.KindTombstone, Key: "k", Order: w.head(1) + 1_000_000},
+		{Kind: manifest.KindTombstone, Key: "other", Order: w.head(1) + 1_000_000},
+	}
+	s, err := w.k.newSink(1, w.row(1).Version, writersOf(w.row(1)))
+	w.must(err)
+	bucket, err := w.k.bucket(t.Context(), b.ID)
+	w.must(err)
+	for i := range later {
+		entries, err := manifest.Encode(&later[i])
+		w.must(err)
+		w.must(s.add(t.Context(), bucket, entries))
+	}
+	_, err = s.close(t.Context())
+	w.must(err)
+	for range 4 {
+		w.must(w.pass())
+	}
+	if _, versions, tombstones := w.read(b, writersOf(w.row(1))[0]); versions == 0 || tombstones != 2 {
+		t.Errorf("%d versions and %d tombstones are left, want some and 2", versions, tombstones)
+	}
+}
+
+// TestADriveThatComesBack has a record that is almost all alive, and kills what
+// is in it while the drive that holds it is away. Once the drive is full again
+// it must not bring anything back, even alone.
+func TestADriveThatComesBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{drives: 4})
+	b := w.bucket("b", 1)
+	w.must(w.drain())
+	w.must(w.tend())
+	for i := range 200 {
+		w.put(b, fmt.Sprint("k", i), 0)
+	}
+	w.must(w.drain())
+	away := writersOf(w.row(1))[0]
+	w.drives.down[away] = true
+	w.del(b, "k7")
+	w.must(w.drain()) // gives it up
+	held := len(w.drives.records[away])
+	delete(w.drives.down, away)
+	w.must(w.pass())
+	if len(w.drives.records[away]) != held {
+		t.Fatal("manifests were freed on a drive that leaves before another one is full")
+	}
+	other := writersOf(w.row(1))[0]
+	w.must(w.tend())
+	w.drives.down[other] = true
+	w.put(b, "k8", 0)
+	w.must(w.drain()) // takes the first one back
+	w.must(w.tend())
+	if m := memberOf(w.row(1), away); m.State != metadata.MemberFull {
+		t.Fatalf("the drive is %+v", m)
+	}
+	delete(w.drives.down, other)
+	w.must(w.pass())
+	w.check(b, away)
 }
