@@ -99,21 +99,35 @@ func readStores(dir string, cluster id128) (*storeList, error) {
 	return &l, nil
 }
 
-// check refuses a list that contradicts itself.
+// check refuses a list that contradicts itself. Where a copy on a drive was seen
+// last may be where another drive is mounted by now; and a copy that leaves may
+// lie where the one is made that takes its place.
 func (l *storeList) check() error {
+	type where struct {
+		path  string
+		drive topology.DriveID
+	}
 	seen := make(map[uint64]bool)
-	paths := make(map[string]bool)
+	taken := make(map[where]bool)
 	for _, s := range l.Stores {
 		switch {
 		case s.Replica == 0 || s.Replica >= l.Next || seen[s.Replica]:
 			return fmt.Errorf("copy %d is listed wrongly: the next one is %d", s.Replica, l.Next)
 		case s.Store == id128{} || s.Path == "":
 			return fmt.Errorf("id or path of copy %d is missing", s.Replica)
-		case paths[s.Path] && s.State != storeGone:
-			return fmt.Errorf("two copies lie in %s", s.Path)
 		}
 		seen[s.Replica] = true
-		paths[s.Path] = s.State != storeGone
+		if s.State == storeGone || s.State == storeLeaving {
+			continue
+		}
+		at := where{drive: s.Drive}
+		if s.Drive.IsZero() {
+			at.path = s.Path
+		}
+		if taken[at] {
+			return fmt.Errorf("two copies lie in %s", s.Path)
+		}
+		taken[at] = true
 	}
 	return nil
 }

@@ -45,6 +45,45 @@ func TestStoreListIsKept(t *testing.T) {
 	}
 }
 
+// TestStoreListsInTheMiddleOfAChange can be read: a start goes on from them.
+func TestStoreListsInTheMiddleOfAChange(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+	a := place{path: "/d1/meta", drive: topology.DriveID{1}}
+	b := place{path: "/d1/meta", drive: topology.DriveID{2}}
+	s := place{path: "/state/metadata"}
+	for name, rows := range map[string][]struct {
+		place
+		state string
+	}{
+		"replaced where it is":          {{a, storeLeaving}, {a, storeNew}},
+		"replaced, and catching up":     {{s, storeLeaving}, {s, storeReady}},
+		"replaced twice":                {{a, storeLeaving}, {a, storeLeaving}, {a, storeNew}},
+		"on the drive in its place":     {{a, storeLeaving}, {b, storeNew}},
+		"away, its path taken by other": {{a, storeReady}, {b, storeReady}},
+		"gone, and there again":         {{a, storeGone}, {a, storeReady}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, cluster := t.TempDir(), newID()
+			l := &storeList{Format: storesFormat, Cluster: cluster, Phase: storesReady}
+			for _, r := range rows {
+				l.add(r.place, r.state, now)
+			}
+			if err := l.save(dir); err != nil {
+				t.Fatal(err)
+			}
+			again, err := readStores(dir, cluster)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(l, again); diff != "" {
+				t.Errorf("read (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestStoreListsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	cluster := newID()
