@@ -239,29 +239,34 @@ func (e *Replicated) retain(ctx context.Context, replica uint64, role metadata.S
 	return err
 }
 
-// wellTicks is how often the leaders are asked whether stores are well, which
-// one may not be for a moment.
+// wellTicks is how often a leader is asked whether stores are well, which one
+// may not be for a moment. A leader itself is waited for as in every call.
 const wellTicks = 20
 
 // wellAs asks the leaders of all groups whether some stores could be their
 // voters.
 func (e *Replicated) wellAs(ctx context.Context, voters []uint64) error {
+	limited, cancel := e.patience(ctx)
+	defer cancel()
 	ticker := time.NewTicker(e.opts.Tick)
 	defer ticker.Stop()
 	asked := 0
 	for g := uint32(0); g < groupCount; {
-		err := e.onLeader(ctx, g, func(s *Store) error { return s.wellAs(g, voters) })
-		if err == nil {
+		err := e.onLeader(limited, g, func(s *Store) error { return s.wellAs(g, voters) })
+		switch {
+		case err == nil:
 			g++
+			asked = 0
 			continue
-		}
-		if asked++; asked == wellTicks || !errors.Is(err, ErrTooFewStores) && !errors.Is(err, ErrNoLeader) {
+		case errors.Is(err, ErrTooFewStores) && asked < wellTicks:
+			asked++
+		case !errors.Is(err, ErrNoLeader):
 			return fmt.Errorf("replica: %w", err)
 		}
 		select {
 		case <-ticker.C:
-		case <-ctx.Done():
-			return fmt.Errorf("replica: %w", context.Cause(ctx))
+		case <-limited.Done():
+			return fmt.Errorf("replica: %w: %w", context.Cause(limited), err)
 		}
 	}
 	return nil
