@@ -17,7 +17,12 @@ func (c *Collection) readManifests(ctx context.Context) error {
 	defer cancel(nil)
 	drives := make(chan *Drive, len(c.o.Drives))
 	for i := range c.o.Drives {
-		drives <- &c.o.Drives[i]
+		if d := &c.o.Drives[i]; c.retired(d.Row.ID) {
+			// Nobody has kept the tombstones of what lies on it.
+			c.o.Log.Warn("manifests of a retired drive are not read", "path", d.Path)
+		} else {
+			drives <- d
+		}
 	}
 	close(drives)
 	var group sync.WaitGroup
@@ -129,8 +134,17 @@ func (c *Collection) bucketOf(rec *metadata.Record) (b *bucket, read bool) {
 
 // sort takes one entry.
 func (c *Collection) sort(b *bucket, e *manifest.Entry) error {
+	group := b.row.Group
+	if e.Kind == manifest.KindBucket {
+		group = metadata.RootGroup
+	}
+	void := c.root.Incarnation.Voided(group, e.Order)
 	c.mu.Lock()
 	c.newest = max(c.newest, e.Order)
+	if void { // a restore has ended the history that it belongs to
+		c.mu.Unlock()
+		return nil
+	}
 	b.found = true
 	if e.Key != "" && (b.oldest == 0 || e.Order < b.oldest) {
 		b.oldest = e.Order

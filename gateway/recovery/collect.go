@@ -45,6 +45,8 @@ type bucket struct {
 	row      metadata.Bucket
 	name     []byte // as its record has it
 	epoch    uint64 // of its record
+	live     bool   // there is a record that says so
+	gone     uint64 // epoch of the latest record of its deletion
 	deleted  bool
 	keys     *seal.BucketKeys
 	err      error // why it cannot be restored
@@ -235,17 +237,20 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 	})
 }
 
-// noteBucket takes a record of a bucket: a deleted one counts for ever, else
-// the newest.
+// noteBucket takes a record of a bucket: of those that say that it lives, the
+// newest counts. What a deletion means is decided when all are known.
 func (c *Collection) noteBucket(rec *metadata.Record, r *manifest.BucketRecord) {
 	b := c.buckets[r.Row.ID]
 	if b == nil {
 		b = new(bucket)
 		c.buckets[r.Row.ID] = b
-	} else if b.deleted || !r.Deleted && rec.Epoch < b.epoch {
-		return
 	}
-	b.row, b.name, b.epoch, b.deleted = r.Row, r.Name, rec.Epoch, r.Deleted
+	switch {
+	case r.Deleted:
+		b.deleted, b.gone = true, max(b.gone, rec.Epoch)
+	case !b.live || rec.Epoch >= b.epoch:
+		b.row, b.name, b.epoch, b.live = r.Row, r.Name, rec.Epoch, true
+	}
 }
 
 // openAccounts joins the accounts of the tables to those of the records, and
@@ -297,6 +302,11 @@ func (c *Collection) checkTables(ctx context.Context) (err error) {
 // openBuckets unwraps the keys of buckets and opens their names.
 func (c *Collection) openBuckets() {
 	for _, b := range c.buckets {
+		// A deletion counts for ever, unless it is of a history that a restore
+		// has ended, and the bucket was recorded again since.
+		if b.deleted && b.live && c.root != nil && c.root.Incarnation.Revived(b.gone, b.epoch) {
+			b.deleted = false
+		}
 		if !b.deleted {
 			b.err = c.openBucket(b)
 		}
@@ -342,6 +352,16 @@ func (c *Collection) missingDrives(t *metadata.DriveTable) (missing []topology.D
 		}
 	}
 	return missing
+}
+
+// retired reports whether the tables say that a drive was retired.
+func (c *Collection) retired(id topology.DriveID) bool {
+	for i := range c.root.Drives.Drives {
+		if d := &c.root.Drives.Drives[i]; d.ID == id {
+			return d.State == topology.DriveRetired
+		}
+	}
+	return false
 }
 
 func (c *Collection) present(id topology.DriveID) bool {

@@ -66,7 +66,7 @@ func (c *Collection) restoreTables(ctx context.Context, to Engine) error {
 		}
 	}
 	cmds := []*metadata.Command{
-		{Kind: metadata.KindPutIncarnation, Incarnation: &metadata.Incarnation{Number: c.report.Incarnation}},
+		{Kind: metadata.KindPutIncarnation, Incarnation: c.incarnation()},
 		{Kind: metadata.KindPutDrives, Drives: &root.Drives},
 	}
 	for _, a := range c.accounts {
@@ -82,6 +82,13 @@ func (c *Collection) restoreTables(ctx context.Context, to Engine) error {
 	}
 	c.report.Accounts, c.report.AccessKeys = len(c.accounts), len(root.AccessKeys)
 	return nil
+}
+
+// incarnation returns the next one. What was void is so still.
+func (c *Collection) incarnation() *metadata.Incarnation {
+	next := c.root.Incarnation
+	next.Number, next.Collection = c.report.Incarnation, false
+	return &next
 }
 
 // restoreBuckets writes the rows of all buckets and opens them in their groups.
