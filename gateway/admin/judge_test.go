@@ -39,7 +39,11 @@ func TestJudge(t *testing.T) {
 				s.Drives = append(s.Drives, admin.Drive{Path: "/srv/d1", State: state, Reason: "the reason"})
 			}
 		}
-		admin.Judge(s, c)
+		if s.Metadata.Healthy < s.Metadata.Quorum {
+			admin.JudgeUnserved(s, c.StateDir)
+		} else {
+			admin.Judge(s, c)
+		}
 		var out strings.Builder
 		fmt.Fprintln(&out, s.Health)
 		for _, line := range s.Summary {
@@ -64,6 +68,10 @@ func metadataOf(t *testing.T, d *datadriven.TestData) admin.Metadata {
 	}
 	d.MaybeScanArgs(t, "devices", &m.Devices)
 	d.MaybeScanArgs(t, "leaderless", &m.Leaderless)
+	m.Version, m.Latest = 2, 2
+	if d.HasArg("old-version") {
+		m.Version = 1
+	}
 	how := []string{"ok", "ok", "ok"}
 	for _, arg := range d.CmdArgs {
 		if arg.Key == "copies" {

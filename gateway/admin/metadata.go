@@ -198,6 +198,14 @@ func judgeMetadata(s *Status, say func(Health, string)) {
 	}
 }
 
+// JudgeUnserved fills Health, Summary and Warnings of a status while the
+// metadata serves nothing, and nothing else is known.
+func JudgeUnserved(s *Status, stateDir string) {
+	s.Health, s.Summary = s.Metadata.Plainly()
+	s.Summary = append(s.Summary, "Until then no object can be read or written; what the drives hold is untouched.")
+	s.Health, s.Warnings = Red, metadataWarnings(&s.Metadata, Circumstances{StateDir: stateDir})
+}
+
 // enoughDevices is how many devices copies need to survive the loss of one.
 const enoughDevices = 3
 
@@ -220,8 +228,15 @@ func metadataWarnings(m *Metadata, c Circumstances) (out []Warning) {
 		}
 		out = append(out, w)
 	}
+	if m.Version > 0 && m.Version < m.Latest {
+		out = append(out, Warning{"metadata-version", "The metadata is kept as an earlier version did: drives do not carry what brings it back, and there can be no copies.",
+			"run \"ruche metadata upgrade\"; that version cannot be used any more afterwards", Yellow})
+	}
 	for i := range m.Stores {
 		if w, ok := m.Stores[i].warning(); ok {
+			if m.Healthy < m.Quorum {
+				w.Remedy = "bring it back and start again: nothing is lost then; only if it is lost for good, see \"ruche metadata force --help\""
+			}
 			out = append(out, w)
 		}
 	}
@@ -286,6 +301,9 @@ func (s *Server) copyCalls() map[string]call {
 		"POST /admin/v1/metadata/replace":  asked(s.o.Copies.ReplaceCopy),
 		"POST /admin/v1/metadata/remove":   asked(s.o.Copies.RemoveCopy),
 		"POST /admin/v1/metadata/transfer": asked(s.o.Copies.TransferCopy),
+		"POST /admin/v1/metadata/upgrade": func(r *http.Request, _ []byte) (any, error) {
+			return s.o.Copies.UpgradeMetadata(r.Context())
+		},
 	}
 }
 

@@ -119,41 +119,52 @@ func (c *control) Status(ctx context.Context) (*admin.Status, error) {
 		Uptime: admin.Seconds(p.Now().Sub(p.started) / time.Second),
 		Scheme: p.id.Scheme, Encryption: p.id.Encryption, Endpoints: p.net.endpoints(p.c),
 	}
-	var err error
-	if s.Drives, err = c.Drives(ctx); err != nil {
-		return nil, err
-	}
-	if s.Usage, err = c.usage(ctx); err != nil {
-		return nil, err
-	}
-	repair, err := c.Repair(ctx)
-	if err != nil {
-		return nil, err
-	}
-	scrub, err := c.Scrub(ctx)
-	if err != nil {
-		return nil, err
-	}
-	safety, err := c.safety(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := p.ring.Keyring(ctx)
-	if err != nil {
-		return nil, err
-	}
 	copies, err := c.Metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.Metadata = *copies
+	if s.Metadata = *copies; copies.Healthy < copies.Quorum {
+		for _, d := range p.node.Status() {
+			s.Drives = append(s.Drives, describe(d))
+		}
+		admin.JudgeUnserved(s, p.dir)
+		return s, nil
+	}
+	return s, unavailable(c.fillStatus(ctx, s))
+}
+
+// fillStatus asks the metadata and all parts.
+func (c *control) fillStatus(ctx context.Context, s *admin.Status) (err error) {
+	p := c.p
+	if s.Drives, err = c.Drives(ctx); err != nil {
+		return err
+	}
+	if s.Usage, err = c.usage(ctx); err != nil {
+		return err
+	}
+	repair, err := c.Repair(ctx)
+	if err != nil {
+		return err
+	}
+	scrub, err := c.Scrub(ctx)
+	if err != nil {
+		return err
+	}
+	safety, err := c.safety(ctx)
+	if err != nil {
+		return err
+	}
+	ring, err := p.ring.Keyring(ctx)
+	if err != nil {
+		return err
+	}
 	s.Repair, s.Scrub, s.Safety = *repair, *scrub, *safety
 	s.Safety.BackInSeconds, s.Safety.Unrepairable = repair.ETA, int64(len(repair.Unrepairable))
 	admin.Judge(s, admin.Circumstances{
 		KeyringVerified: !ring.Verified.IsZero(), OnDriveLossRefuses: p.c.OnDriveLoss == "refuse",
 		MetadataFull: p.meta.Metrics().Full, StateDir: p.dir, PlainUntilRestart: p.stateIsPlain(), PlainFiles: p.plain.left.Load(),
 	})
-	return s, nil
+	return nil
 }
 
 // Drives implements admin.Drives. It lists those of the drive table that are

@@ -2,19 +2,26 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/gateway/object"
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
 // three has a store keep three copies, though there is one device.
@@ -421,4 +428,124 @@ func TestReplacedDriveTakesItsCopyAlong(t *testing.T) {
 	await(t, p, "the copy is made anew", func(m *admin.Metadata) bool { return well(3)(m) && m.Find("5") != nil })
 	getObject(t, p, secret+"-1")
 	closed(t, p)
+}
+
+// TestMajorityLostUnderARunningServer loses two of three copies: requests fail,
+// the server goes on and says what is the matter.
+func TestMajorityLostUnderARunningServer(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	for _, d := range []string{"d1", "d2"} {
+		remove(t, filepath.Join(dir, d, "meta"))
+	}
+	await(t, p, "the loss is seen", func(m *admin.Metadata) bool { return m.Healthy == 1 })
+	began := time.Now()
+	_, err := p.eng.Put(t.Context(), &object.PutRequest{Bucket: "b", Key: "k", Body: object.Body{Reader: strings.NewReader("small"), Bytes: 5}})
+	if !errors.Is(err, metadata.ErrUnavailable) {
+		t.Errorf("PUT without a majority: %v", err)
+	}
+	t.Logf("refused after %v", time.Since(began))
+	s, err := p.ctl.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Health != admin.Red || len(s.Drives) != 6 || !strings.Contains(strings.Join(s.Summary, " "), "serves nothing: 1 of its 3") {
+		t.Errorf("status %s %q, %d drives", s.Health, s.Summary, len(s.Drives))
+	}
+	if !slices.ContainsFunc(s.Warnings, func(w admin.Warning) bool { return strings.Contains(w.Remedy, "ruche metadata force") }) {
+		t.Errorf("warnings %+v", s.Warnings)
+	}
+	select {
+	case err := <-p.failed:
+		t.Errorf("the process ends: %v", err)
+	default:
+	}
+	remove(t, filepath.Join(dir, "d3", "meta"))
+	select {
+	case <-p.failed:
+	case <-time.After(30 * time.Second):
+		t.Error("the process goes on though no copy is left")
+	}
+	closed(t, p)
+}
+
+// TestOlderStoreIsUpgraded serves a store as an earlier version has left it,
+// until it is told otherwise.
+func TestOlderStoreIsUpgraded(t *testing.T) {
+	t.Parallel()
+	dir := made(t)
+	c := settings(t, dir, nil)
+	db, err := pebble.Open(filepath.Join(dir, "metadata"), &pebble.Options{FS: stateFiles(t, dir), FormatMajorVersion: pebble.FormatMajorVersion(replica.StoreFormat)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tableVersion = 0x07
+	for g := range uint32(metadata.DataGroups + 1) {
+		if err := db.Delete(append(binary.BigEndian.AppendUint32(nil, g), tableVersion), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := opened(t, c)
+	await(t, p, "the version is known", func(m *admin.Metadata) bool { return m.Version == 1 })
+	old := func(w admin.Warning) bool { return w.Code == "metadata-version" }
+	if s, err := p.ctl.Status(t.Context()); err != nil || !slices.ContainsFunc(s.Warnings, old) {
+		t.Errorf("an old store is not told of: %v", err)
+	}
+	m, err := p.ctl.UpgradeMetadata(t.Context())
+	if err != nil || m.Version != m.Latest {
+		t.Fatalf("version %d of %d, %v", m.Version, m.Latest, err)
+	}
+	closed(t, p)
+	p = opened(t, c)
+	await(t, p, "the version stays", func(m *admin.Metadata) bool { return m.Version == m.Latest })
+	if s, err := p.ctl.Status(t.Context()); err != nil || slices.ContainsFunc(s.Warnings, old) {
+		t.Errorf("warnings of an upgraded store: %v, %v", s.Warnings, err)
+	}
+	closed(t, p)
+}
+
+// TestFirstStartOfThreeGoesOnAfterACrash stops it between steps, and while the
+// copies are made.
+func TestFirstStartOfThreeGoesOnAfterACrash(t *testing.T) {
+	t.Parallel()
+	for cut := 3; cut < len((&process{}).steps()); cut += 2 {
+		for _, making := range []bool{false, true} {
+			t.Run(fmt.Sprintf("after step %d, making %v", cut, making), func(t *testing.T) {
+				t.Parallel()
+				dir := filepath.Join(t.TempDir(), "data")
+				c := settings(t, dir, three)
+				p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF})
+				for _, step := range p.steps()[:cut] {
+					if err := step(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				made := p.copies != nil
+				closed(t, p)
+				if making {
+					if !made || cut > 10 {
+						return
+					}
+					list, err := readStores(dir, p.id.Cluster)
+					if err != nil {
+						t.Fatal(err)
+					}
+					list.Phase, list.Stores[1].State, list.Stores[2].State = storesMaking, storeNew, storeNew
+					remove(t, filepath.Join(dir, "d2", "meta", "log"))
+					remove(t, filepath.Join(dir, "d3", "meta"))
+					if err := list.save(dir); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p = opened(t, c)
+				await(t, p, "three copies", well(3))
+				closed(t, p)
+			})
+		}
+	}
 }
