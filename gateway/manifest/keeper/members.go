@@ -19,6 +19,8 @@ type layout struct {
 	need   int                      // manifest drives of a group
 	load   map[topology.DriveID]int // groups that write to a drive
 	unwell map[topology.DriveID]bool
+
+	incarnation metadata.Incarnation
 }
 
 // layout reads the tables and the members of all groups.
@@ -31,7 +33,11 @@ func (k *Keeper) layout(ctx context.Context) (*layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keeper: placement groups: %w", err)
 	}
-	l := &layout{drives: make(map[topology.DriveID]*topology.Drive), load: make(map[topology.DriveID]int),
+	incarnation, err := k.o.Metadata.Incarnation(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("keeper: incarnation: %w", err)
+	}
+	l := &layout{incarnation: incarnation, drives: make(map[topology.DriveID]*topology.Drive), load: make(map[topology.DriveID]int),
 		unwell: make(map[topology.DriveID]bool)}
 	for i := range table.Drives {
 		l.drives[table.Drives[i].ID] = &table.Drives[i]
@@ -80,24 +86,34 @@ func (g *group) members(ctx context.Context) (*metadata.ManifestMembers, error) 
 		return nil, err
 	}
 	next := clone(row)
-	if row.Version == 0 {
-		l.leaveAll(next)
-	}
+	l.renew(next)
 	if g.enlist(l, next) == 0 {
 		return nil, errNoDrives
 	}
 	return next, g.put(ctx, next)
 }
 
-// leaveAll names every drive as one that may hold manifests: those of a state
-// that was lost and recovered.
-func (l *layout) leaveAll(row *metadata.ManifestMembers) {
+// renew makes a row the first of an incarnation, unless it is of it already:
+// every drive may hold manifests of a state that was lost, or of a history that
+// ended, and what that history has freed must be written again. It reports
+// whether it changed the row.
+func (l *layout) renew(row *metadata.ManifestMembers) bool {
+	if row.Version > 1 && row.Incarnation == l.incarnation.Number {
+		return false
+	}
+	row.Incarnation = l.incarnation.Number
+	for i := range row.Members {
+		if m := &row.Members[i]; m.Writes() {
+			*m = metadata.ManifestMember{Drive: m.Drive, State: metadata.MemberFilling, Since: row.Version, Unknown: m.Unknown}
+		}
+	}
 	for id, d := range l.drives {
-		if d.State != topology.DriveRetired {
+		if d.State != topology.DriveRetired && memberOf(row, id) == nil {
 			row.Members = append(row.Members, metadata.ManifestMember{Drive: id, State: metadata.MemberLeaving})
 		}
 	}
 	slices.SortFunc(row.Members, func(a, b metadata.ManifestMember) int { return bytes.Compare(a.Drive[:], b.Drive[:]) })
+	return true
 }
 
 // clone returns the row that may follow.

@@ -248,6 +248,8 @@ func (s *scan) judge(ctx context.Context, group uint32, bucket metadata.BucketID
 	for i := range entries {
 		e, current := &entries[i], now.Orders[i]
 		switch {
+		case s.void(group, e):
+			// of a history that ended: recovery leaves it out, too
 		case e.Kind != manifest.KindVersion && e.Kind != manifest.KindTombstone:
 			live[i] = true // rows of the bucket are few
 		case e.Order > now.Order || current != 0 && e.Order > current:
@@ -264,6 +266,14 @@ func (s *scan) judge(ctx context.Context, group uint32, bucket metadata.BucketID
 		}
 	}
 	return live, now.Order, nil
+}
+
+// void reports whether an entry belongs to a history that a restore has ended.
+func (s *scan) void(group uint32, e *manifest.Entry) bool {
+	if e.Kind == manifest.KindBucket {
+		group = metadata.RootGroup
+	}
+	return s.layout.incarnation.Voided(group, e.Order)
 }
 
 // left takes a drive that leaves, and on which nothing was found, out of the

@@ -409,3 +409,44 @@ func TestADriveThatComesBack(t *testing.T) {
 	w.must(w.pass())
 	w.check(b, away)
 }
+
+// TestAnEndedHistoryIsFreed: after a restore all drives are filled anew, since
+// the history that ended may have freed what counts again, and what was
+// committed in it goes.
+func TestAnEndedHistoryIsFreed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	b := w.bucket("b", 1)
+	w.put(b, "k", 0)
+	w.must(w.drain())
+	w.must(w.tend())
+	w.settle()
+	head := w.head(1)
+	ended := manifest.Manifest{Kind: manifest.KindTombstone, Key: "k", Order: head + 1000}
+	entries, err := manifest.Encode(&ended)
+	w.must(err)
+	bucket, err := w.k.bucket(t.Context(), b.ID)
+	w.must(err)
+	for _, id := range writersOf(w.row(1)) {
+		w.drives.records[id] = nil // all of it was freed in that history
+	}
+	s, err := w.k.newSink(1, w.row(1).Version+7, writersOf(w.row(1)))
+	w.must(err)
+	w.must(s.add(t.Context(), bucket, entries))
+	_, err = s.close(t.Context())
+	w.must(err)
+	w.propose(&metadata.Command{Kind: metadata.KindPutIncarnation, Incarnation: &metadata.Incarnation{Number: 5, Collection: true,
+		Void: []metadata.VoidOrders{{Group: 1, After: head, Before: head + 2000}}}})
+	w.must(w.drain())
+	w.settle()
+	if row := w.row(1); row.Incarnation != 5 {
+		t.Errorf("the row is of incarnation %d", row.Incarnation)
+	}
+	w.checkMembers(b, 3)
+	w.exact(b)
+	version := w.row(1).Version
+	w.must(w.tend())
+	if w.row(1).Version != version {
+		t.Error("filled again and again")
+	}
+}

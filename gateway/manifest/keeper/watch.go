@@ -96,23 +96,22 @@ func (g *group) tend(ctx context.Context, l *layout) (*metadata.ManifestMembers,
 		return nil, err
 	}
 	next := clone(row)
-	if row.Version == 0 {
-		l.leaveAll(next)
-	}
+	renewed := l.renew(next)
+	before := len(next.Members)
 	next.Members = slices.DeleteFunc(next.Members, func(m metadata.ManifestMember) bool {
 		return l.state(m.Drive) == topology.DriveRetired
 	})
-	gone := len(next.Members) < len(row.Members)
+	changed := len(next.Members) < before || renewed && row.Version > 0
 	for i := range next.Members {
 		m := &next.Members[i]
 		if m.Writes() && (l.state(m.Drive) != topology.DriveActive || l.unwell[m.Drive]) {
 			m.State, m.Fill = metadata.MemberLeaving, metadata.KeyRef{}
-			gone = true
+			changed = true
 			g.k.replaced.Add(1)
 			g.k.o.Logger.InfoContext(ctx, "manifest drive leaves", "group", g.id, "drive", m.Drive.String())
 		}
 	}
-	if g.enlist(l, next) == 0 && !gone || len(writersOf(next)) == 0 {
+	if g.enlist(l, next) == 0 && !changed || len(writersOf(next)) == 0 {
 		return row, nil // a drive that is away is better than none
 	}
 	return next, g.put(ctx, next)
