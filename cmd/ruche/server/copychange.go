@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
+	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node"
 )
@@ -99,7 +100,12 @@ func (k *copyKeeper) replace(ctx context.Context, old uint64, to place) error {
 	}); i >= 0 {
 		return conflict("%s carries copy %d of the metadata already", to.where(), list.Stores[i].Replica)
 	}
-	if list.row(old).Path == to.path {
+	if row := list.row(old); row.Path == to.path {
+		if row.Drive == to.drive {
+			if err := k.dispensable(ctx, old); err != nil {
+				return err
+			}
+		}
 		// It runs no more, and its files are about to go.
 		if err := k.replicated().RemoveStore(old); err != nil {
 			k.log.Warn("end of a copy of the metadata", "replica", old, "err", err)
@@ -113,6 +119,19 @@ func (k *copyKeeper) replace(ctx context.Context, old uint64, to place) error {
 		return err
 	}
 	return k.makeNew(ctx, []uint64{id}, func(l *storeList) { l.row(old).State = storeReady })
+}
+
+// dispensable refuses to take the files of a copy away before another one has its
+// vote, unless the others are a majority: one that failed may hold what is needed
+// to come to one.
+func (k *copyKeeper) dispensable(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	others := slices.DeleteFunc(k.replicated().Status(ctx), func(s replica.StoreStatus) bool { return s.Replica == id })
+	if err := quorumOpen(others); err != nil {
+		return conflict("copy %d cannot be made anew where it lies: without it, %v; bring other copies back first, or name another PATH", id, err)
+	}
+	return nil
 }
 
 // followDrive puts the copy that a lost drive carried onto the drive that has

@@ -426,6 +426,21 @@ func (k *copyKeeper) makeStore(ctx context.Context, e *replica.Replicated, id ui
 	if err != nil {
 		return err
 	}
+	for _, s := range list.Stores {
+		// Nothing may run from files that are about to go: neither the copy that
+		// was here before, nor this one from an attempt that could not be noted.
+		if s.Drive != row.Drive {
+			continue
+		}
+		if s.Replica != id && s.State != storeGone {
+			if err := k.dispensable(ctx, s.Replica); err != nil {
+				return err
+			}
+		}
+		if err := e.RemoveStore(s.Replica); err != nil {
+			k.log.Warn("end of a copy of the metadata", "replica", s.Replica, "err", err)
+		}
+	}
 	if err := k.p.createStore(row, dir, nil); err != nil {
 		return err
 	}
@@ -453,15 +468,16 @@ func (k *copyKeeper) openDir(row *storeRow) (string, error) {
 }
 
 // want has the table of stores say what the list says: the copies that are ready
-// vote, those that leave are gone. A copy that the table has given up is given
-// up here, too.
+// vote, those that leave are gone, and so are strangers. A copy that the table
+// has given up is given up here, too.
 func (k *copyKeeper) want(ctx context.Context, e *replica.Replicated) error {
 	table, err := e.Stores(ctx)
 	if err != nil {
 		return err
 	}
 	list, _, _, _ := k.snapshot()
-	if l := len(table.Stores); l > 0 && !differs(list, table) {
+	left := strangers(list, table, func() []replica.StoreStatus { return e.Status(ctx) })
+	if l := len(table.Stores); l > 0 && !differs(list, table) && len(left) == 0 {
 		return nil
 	}
 	if err := k.raise(ctx); err != nil {
@@ -481,6 +497,9 @@ func (k *copyKeeper) want(ctx context.Context, e *replica.Replicated) error {
 			} else if s.Role != metadata.StoreGone {
 				s.Role, s.Place = role, row.Path
 			}
+		}
+		for _, id := range left {
+			t.Find(id).Role = metadata.StoreGone
 		}
 		return nil
 	})
