@@ -307,10 +307,13 @@ func (p *process) openCredentials(context.Context) (err error) {
 	return err
 }
 
-// openTables commits, at the first start only, which version of commands all
-// groups have, which drives there are and how placement groups lie on them. The
+// openTables commits which version of commands all groups have and, at the first
+// start only, which drives there are and how placement groups lie on them. The
 // commands have no proposer of their own, so they carry epoch 0.
 func (p *process) openTables(ctx context.Context) error {
+	if err := p.raiseVersions(ctx); err != nil {
+		return err
+	}
 	drives, err := p.meta.Drives(ctx)
 	if err != nil {
 		return fmt.Errorf("drive table: %w", err)
@@ -325,9 +328,6 @@ func (p *process) openTables(ctx context.Context) error {
 				"restore the state directory from its backup, or move " + p.localPath() + " away and make it anew from the drives with \"ruche recover\"", nil}
 		}
 		return nil
-	}
-	if err := p.raiseVersions(ctx); err != nil {
-		return err
 	}
 	if len(drives.Drives) == 0 {
 		drives = p.newDriveTable()
@@ -349,10 +349,17 @@ func (p *process) openTables(ctx context.Context) error {
 	return p.putPGs(ctx, pgs)
 }
 
-// raiseVersions gives all groups of a new store the newest version of commands.
-// Raising it again does nothing.
+// raiseVersions gives all groups the newest version of commands. All copies of
+// the metadata are of this process, so there is no older program to wait for.
 func (p *process) raiseVersions(ctx context.Context) error {
 	for group := range uint32(metadata.DataGroups + 1) {
+		version, err := p.meta.CommandVersion(ctx, group)
+		if err != nil {
+			return fmt.Errorf("command version of group %d: %w", group, err)
+		}
+		if version >= metadata.LatestVersion {
+			continue
+		}
 		cmd := &metadata.Command{Kind: metadata.KindClusters, Group: group, Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}}
 		if _, err := commit(ctx, p.meta, cmd); err != nil {
 			return fmt.Errorf("command version of group %d: %w", group, err)
