@@ -460,6 +460,7 @@ func (l *Local) Metrics() Metrics {
 	m := l.counts.m
 	l.counts.mu.Unlock()
 	m.Queue, m.QueueLimit = len(l.queue), cap(l.queue)
+	_ = l.space.admit(metadata.KindCommitVersion, l.opts.Now()) // while nothing is written nobody else asks
 	m.Disk, m.Full = l.space.state()
 	m.Failed = l.failure.Load() != nil
 	l.life.RLock()
