@@ -499,7 +499,9 @@ func (k *copyKeeper) want(ctx context.Context, e *replica.Replicated) error {
 			}
 		}
 		for _, id := range left {
-			t.Find(id).Role = metadata.StoreGone
+			if s := t.Find(id); s != nil {
+				s.Role = metadata.StoreGone
+			}
 		}
 		return nil
 	})
