@@ -224,11 +224,15 @@ func (s *scan) record(ctx context.Context, w *rewriter, rec *metadata.Record, pa
 	}
 	g := &s.groups[rec.PG]
 	if m := memberOf(g.row, w.drive); m == nil || m.State == metadata.MemberLeaving || uint64(rec.Generation) < m.Since {
-		if g.whole {
-			return w.condemn(ctx, rec.PG, rec.Ref(), order) // others hold it
+		if !g.whole {
+			s.kept += int64(len(payload))
+			return nil
 		}
-		s.kept += int64(len(payload))
-		return nil
+		// Others hold the versions. Tombstones are not in the state that they
+		// were filled from: each stays where it is for as long as it counts.
+		for i := range live {
+			live[i] = live[i] && entries[i].Kind == manifest.KindTombstone
+		}
 	}
 	return w.decide(ctx, b, rec, payload, entries, live, order)
 }
