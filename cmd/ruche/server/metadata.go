@@ -169,8 +169,16 @@ func (p *process) makeStores(list *storeList, all []found) (*storeList, error) {
 	if want == 0 {
 		want = autoReplicas(int(scheme.Parity), places)
 	}
+	next := uint64(1)
+	if list != nil {
+		next = list.Next // what was cut off may have left copies on drives that are not chosen now
+	}
 	if want == 1 {
-		return nil, nil
+		if list == nil {
+			return nil, nil
+		}
+		list = &storeList{Format: storesFormat, Cluster: p.id.Cluster, Phase: storesReady, Setting: p.c.MetadataReplicas, Next: next}
+		return list, list.save(p.dir)
 	}
 	chosen := choosePlaces(places, want)
 	if len(chosen) < want {
@@ -179,7 +187,7 @@ func (p *process) makeStores(list *storeList, all []found) (*storeList, error) {
 	for _, text := range sharedDevices(chosen) {
 		p.Log.Warn(text)
 	}
-	list = &storeList{Format: storesFormat, Cluster: p.id.Cluster, Phase: storesMaking, Setting: p.c.MetadataReplicas}
+	list = &storeList{Format: storesFormat, Cluster: p.id.Cluster, Phase: storesMaking, Setting: p.c.MetadataReplicas, Next: next}
 	var first []uint64
 	for _, c := range chosen {
 		first = append(first, list.add(c, storeNew, p.Now()).Replica)
@@ -301,8 +309,12 @@ func markerPath(dir string) string { return dir + ".json" }
 func (p *process) checkStrays(list *storeList, all []found) error {
 	for _, f := range all {
 		dir := filepath.Join(f.path, metaName)
-		if f.super == nil || list != nil && slices.ContainsFunc(list.Stores, func(s storeRow) bool { return s.Drive == f.super.Drive }) {
+		if f.super == nil {
 			continue
+		}
+		listed, forced := list.carries(f.super.Drive)
+		if forced {
+			continue // it is under a new number by now, or not
 		}
 		var m marker
 		text, err := readFile(markerPath(dir))
@@ -313,6 +325,8 @@ func (p *process) checkStrays(list *storeList, all []found) error {
 			err = json.Unmarshal(text, &m)
 		}
 		switch {
+		case listed && (err != nil || m.Cluster != p.id.Cluster || m.Replica < list.Next):
+			// What lies there must be the copy of the list, or does not open.
 		case err != nil:
 			p.Log.Error("a copy of the metadata that is not used stays", "path", dir, "err", err)
 		case m.Cluster != p.id.Cluster:

@@ -160,6 +160,20 @@ func (l *storeList) row(replica uint64) *storeRow {
 	return nil
 }
 
+// carries reports whether the list has a copy on a drive, and whether that is
+// being made the truth.
+func (l *storeList) carries(drive topology.DriveID) (listed, forced bool) {
+	if l == nil {
+		return false, false
+	}
+	for _, s := range l.Stores {
+		if s.Drive == drive {
+			listed, forced = true, forced || s.State == storeForced
+		}
+	}
+	return listed, forced
+}
+
 // replicated reports whether the copies agree by consensus. One that is being
 // grown does not before its log is there.
 func (l *storeList) replicated() bool { return l != nil && len(l.Stores) > 0 }
