@@ -82,14 +82,21 @@ func (k *recordKeeper) buckets(ctx context.Context, drives []topology.DriveID, n
 	if err != nil {
 		return err
 	}
+	incarnation, err := e.meta.Incarnation(ctx)
+	if err != nil {
+		return fmt.Errorf("object: incarnation: %w", err)
+	}
+	ended := incarnation.LastEpoch()
 	held, err := countRecords(ctx, k, drives, metadata.RecordBucket, need, func(rec *metadata.Record, payload []byte) (bucketCopy, bool) {
 		id := bucketCopy{id: rec.Bucket}
 		if bucketStateOf(payload) == bucketDeleted {
 			id.deleted, id.owner = true, rec.Account
 			return id, true
 		}
+		// A bucket may have been deleted in a history that a restore has ended:
+		// it takes a later record to say that it lives.
 		head, ok := want[rec.Bucket]
-		return id, ok && bytes.HasPrefix(payload, head)
+		return id, ok && bytes.HasPrefix(payload, head) && (ended == 0 || rec.Epoch > ended)
 	})
 	if err != nil {
 		return err

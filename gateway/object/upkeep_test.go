@@ -136,6 +136,26 @@ func TestRecordsAreRemade(t *testing.T) {
 	}
 }
 
+// TestRestoredBucketsAreRecorded: after a restore a bucket may have been deleted
+// in the history that ended, so it is recorded anew, once.
+func TestRestoredBucketsAreRecorded(t *testing.T) {
+	t.Parallel()
+	w := newAged(t, setup{drives: 8})
+	check(t, w.CreateBucket(t.Context(), "c"))
+	row, err := w.meta.Bucket(t.Context(), "c")
+	check(t, err)
+	ended := w.Leases().Current
+	_, err = w.propose(t.Context(), &metadata.Command{Kind: metadata.KindPutIncarnation, Version: 1, Incarnation: &metadata.Incarnation{Number: 1, Epochs: []uint64{ended}}})
+	check(t, err)
+	w.restart()
+	for range 2 {
+		check(t, w.bg.records.pass(t.Context()))
+		if n := w.copies(metadata.RecordBucket, func(r *metadata.Record) bool { return r.Bucket == row.ID && r.Epoch > ended }); n != 3 {
+			t.Errorf("later records on %d drives, want 3", n)
+		}
+	}
+}
+
 // bucketCopies counts the drives that hold a record of a bucket in a state.
 func (w *world) bucketCopies(id metadata.BucketID, state byte) (drives int) {
 	w.t.Helper()
