@@ -20,7 +20,7 @@ import (
 func (a *app) copyCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.metadataStatusCommand(), a.metadataAddCommand(), a.metadataReplaceCommand(), a.metadataRemoveCommand(),
-		a.metadataTransferCommand(), a.metadataUpgradeCommand(), a.metadataForceCommand(),
+		a.metadataTransferCommand(), a.metadataForceCommand(),
 	}
 }
 
@@ -185,25 +185,6 @@ its device is worked on. STORE is its number, id or path in "ruche metadata stat
 			req := &admin.CopyRequest{Store: storeName(args[0])}
 			return a.changeCopies(cmd, false, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
 				return client.TransferCopy(ctx, req)
-			})
-		},
-	}
-	return a.adminFlags(c)
-}
-
-func (a *app) metadataUpgradeCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "upgrade",
-		Short: "Keep the metadata of an older store as this version does",
-		Long: `A store that an earlier version has made is served as that version did, so that
-one can go back to it. This command ends that: from then on drives carry what
-brings lost metadata back, and the metadata may have several copies. Versions that
-do not know of that refuse the store.`,
-		Example: `  ruche metadata upgrade`,
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.changeCopies(cmd, false, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
-				return client.UpgradeMetadata(ctx)
 			})
 		},
 	}

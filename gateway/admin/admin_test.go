@@ -93,9 +93,6 @@ func (f *fake) BackupMetadata(_ context.Context, w io.Writer) error {
 	}
 	return f.note("back up")
 }
-func (f *fake) UpgradeMetadata(context.Context) (*admin.Metadata, error) {
-	return &admin.Metadata{Version: 7}, f.note("upgrade")
-}
 func (f *fake) Ready(context.Context) error { return f.notReady }
 func (f *fake) Writable(_ context.Context, maintenance bool) error {
 	if maintenance {
@@ -184,16 +181,14 @@ func TestEveryCallReachesItsPart(t *testing.T) {
 	add(copies.Voters, err)
 	copies, err = c.TransferCopy(ctx, &admin.CopyRequest{Store: "4"})
 	add(copies.Voters, err)
-	copies, err = c.UpgradeMetadata(ctx)
-	add(copies.Version, err)
 
-	want := []any{"all is well", int64(7), int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd", "local", 3, 4, 5, 6, uint16(7)}
+	want := []any{"all is well", int64(7), int64(7), "a", "/srv/d1", true, true, true, "s", nil, uint64(3), "\x00\x01\xff", uint64(3), "b", "zstd", "local", 3, 4, 5, 6}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s", diff)
 	}
 	wantAsked := []string{"status", "repair", "resume", "repair", "drives", "replace /srv/d1 x", "scrub", "start scrub", "scrub", "keys", "create d", "delete a/b c",
 		"keyring", "backup", "verify code", "keyring", "buckets", "set logs",
-		"metadata", "add copy /srv/d7", "replace copy 2 /srv/d8", "remove copy 3", "transfer copy 4", "upgrade"}
+		"metadata", "add copy /srv/d7", "replace copy 2 /srv/d8", "remove copy 3", "transfer copy 4"}
 	if diff := cmp.Diff(wantAsked, f.asked); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)
 	}

@@ -142,12 +142,6 @@ func (c *Client) RemoveCopy(ctx context.Context, req *CopyRequest) (*Metadata, e
 	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/remove", req)
 }
 
-// UpgradeMetadata has all groups of the metadata take the commands of the
-// server's version.
-func (c *Client) UpgradeMetadata(ctx context.Context) (*Metadata, error) {
-	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/upgrade", nil)
-}
-
 // TransferCopy has other copies of the metadata lead what this one leads.
 func (c *Client) TransferCopy(ctx context.Context, req *CopyRequest) (*Metadata, error) {
 	return ask[Metadata](ctx, c, http.MethodPost, "/metadata/transfer", req)

@@ -68,10 +68,6 @@ func metadataOf(t *testing.T, d *datadriven.TestData) admin.Metadata {
 	}
 	d.MaybeScanArgs(t, "devices", &m.Devices)
 	d.MaybeScanArgs(t, "leaderless", &m.Leaderless)
-	m.Version, m.Latest = 2, 2
-	if d.HasArg("old-version") {
-		m.Version = 1
-	}
 	how := []string{"ok", "ok", "ok"}
 	for _, arg := range d.CmdArgs {
 		if arg.Key == "copies" {

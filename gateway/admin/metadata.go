@@ -228,10 +228,6 @@ func metadataWarnings(m *Metadata, c Circumstances) (out []Warning) {
 		}
 		out = append(out, w)
 	}
-	if m.Version > 0 && m.Version < m.Latest {
-		out = append(out, Warning{"metadata-version", "The metadata is kept as an earlier version did: drives do not carry what brings it back, and there can be no copies.",
-			"run \"ruche metadata upgrade\"; that version cannot be used any more afterwards", Yellow})
-	}
 	for i := range m.Stores {
 		if w, ok := m.Stores[i].warning(); ok {
 			if m.Healthy < m.Quorum {
@@ -301,9 +297,6 @@ func (s *Server) copyCalls() map[string]call {
 		"POST /admin/v1/metadata/replace":  asked(s.o.Copies.ReplaceCopy),
 		"POST /admin/v1/metadata/remove":   asked(s.o.Copies.RemoveCopy),
 		"POST /admin/v1/metadata/transfer": asked(s.o.Copies.TransferCopy),
-		"POST /admin/v1/metadata/upgrade": func(r *http.Request, _ []byte) (any, error) {
-			return s.o.Copies.UpgradeMetadata(r.Context())
-		},
 	}
 }
 

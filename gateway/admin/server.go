@@ -73,8 +73,6 @@ type Copies interface {
 	RemoveCopy(ctx context.Context, req *CopyRequest) (*Metadata, error)
 	// TransferCopy has other copies lead what this one leads.
 	TransferCopy(ctx context.Context, req *CopyRequest) (*Metadata, error)
-	// UpgradeMetadata has all groups take the commands of this version.
-	UpgradeMetadata(ctx context.Context) (*Metadata, error)
 }
 
 // HealthCheck answers load balancers. A nil error is healthy.

@@ -320,17 +320,6 @@ func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*ad
 	return c.Metadata(ctx)
 }
 
-// UpgradeMetadata implements admin.Copies.
-func (c *control) UpgradeMetadata(ctx context.Context) (*admin.Metadata, error) {
-	k := c.p.copies
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	if err := k.raise(context.WithoutCancel(ctx)); err != nil {
-		return nil, unavailable(err)
-	}
-	return c.Metadata(ctx)
-}
-
 // transferPatience is how long groups may take to change their leaders.
 const transferPatience = 5 * time.Second
 

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,13 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/gateway/object"
 	"github.com/ruche-storage/ruche/metadata"
-	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
 // three has a store keep three copies, though there is one device.
@@ -467,44 +463,6 @@ func TestMajorityLostUnderARunningServer(t *testing.T) {
 	case <-p.failed:
 	case <-time.After(30 * time.Second):
 		t.Error("the process goes on though no copy is left")
-	}
-	closed(t, p)
-}
-
-// TestOlderStoreIsUpgraded serves a store as an earlier version has left it,
-// until it is told otherwise.
-func TestOlderStoreIsUpgraded(t *testing.T) {
-	t.Parallel()
-	dir := made(t)
-	c := settings(t, dir, nil)
-	db, err := pebble.Open(filepath.Join(dir, "metadata"), &pebble.Options{FS: stateFiles(t, dir), FormatMajorVersion: pebble.FormatMajorVersion(replica.StoreFormat)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const tableVersion = 0x07
-	for g := range uint32(metadata.DataGroups + 1) {
-		if err := db.Delete(append(binary.BigEndian.AppendUint32(nil, g), tableVersion), pebble.Sync); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	p := opened(t, c)
-	await(t, p, "the version is known", func(m *admin.Metadata) bool { return m.Version == 1 })
-	old := func(w admin.Warning) bool { return w.Code == "metadata-version" }
-	if s, err := p.ctl.Status(t.Context()); err != nil || !slices.ContainsFunc(s.Warnings, old) {
-		t.Errorf("an old store is not told of: %v", err)
-	}
-	m, err := p.ctl.UpgradeMetadata(t.Context())
-	if err != nil || m.Version != m.Latest {
-		t.Fatalf("version %d of %d, %v", m.Version, m.Latest, err)
-	}
-	closed(t, p)
-	p = opened(t, c)
-	await(t, p, "the version stays", func(m *admin.Metadata) bool { return m.Version == m.Latest })
-	if s, err := p.ctl.Status(t.Context()); err != nil || slices.ContainsFunc(s.Warnings, old) {
-		t.Errorf("warnings of an upgraded store: %v, %v", s.Warnings, err)
 	}
 	closed(t, p)
 }
