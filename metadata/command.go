@@ -127,6 +127,10 @@ type Incarnation struct {
 	Epochs []uint64
 }
 
+// Frees reports whether what is deleted may be freed. A cluster that was never
+// restored has incarnation 0.
+func (i *Incarnation) Frees() bool { return i.Number == 0 || i.Collection }
+
 // WriteConditions are evaluated inside Apply, against the current version.
 type WriteConditions struct {
 	IfNoneMatch bool   // "*": there must be no current version

@@ -173,9 +173,14 @@ func TestMetadataOlderThanTheDrivesIsNoticed(t *testing.T) {
 		}
 		return false
 	}
-	waitFor(t, "the warning", off)
+	if !off() {
+		t.Error("no warning that collection is off")
+	}
 	s.want(200, "GET", "/media/first", "")
 	s.ok("repair", "resume-collection")
+	if off() {
+		t.Error("collection is said to be off after it was resumed")
+	}
 	s.end()
 	s = start(t, s.dir, options{})
 	if off() {

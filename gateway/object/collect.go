@@ -97,14 +97,13 @@ func (c *collector) failed(err error) {
 	c.lastErrors = append(c.lastErrors, err.Error())
 }
 
-// allowed reports whether anything may be freed. A cluster that was never
-// restored has incarnation 0.
+// allowed reports whether anything may be freed.
 func (c *collector) allowed(ctx context.Context) (bool, error) {
 	i, err := c.g.e.meta.Incarnation(ctx)
 	if err != nil {
 		return false, fmt.Errorf("object: incarnation: %w", err)
 	}
-	on := i.Number == 0 || i.Collection
+	on := i.Frees()
 	c.count(func(s *CollectState) { s.Off = !on })
 	return on, nil
 }

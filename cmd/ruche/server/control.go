@@ -300,12 +300,16 @@ func whole(pg *metadata.PG, i int, drives object.Drives) bool {
 }
 
 // Repair implements admin.Cluster.
-func (c *control) Repair(context.Context) (*admin.Repair, error) {
+func (c *control) Repair(ctx context.Context) (*admin.Repair, error) {
+	off := c.p.eng.CollectState().Off // as of its last round
+	if i, err := c.p.meta.Incarnation(ctx); err == nil {
+		off = !i.Frees()
+	}
 	repair, rebuild := c.p.eng.RepairState(), c.p.eng.RebuildState()
 	out := &admin.Repair{
 		QueuedChunks: int64(repair.Queued + repair.Running), RepairedTotal: int64(repair.Chunks),
 		BytesPerSec: repair.BytesPerSecond + rebuild.BytesPerSecond, More: repair.More,
-		ETA: admin.Seconds(repair.ETA / time.Second), CollectionOff: c.p.eng.CollectState().Off,
+		ETA: admin.Seconds(repair.ETA / time.Second), CollectionOff: off,
 		LastErrors: append(repair.LastErrors, rebuild.LastErrors...),
 	}
 	for _, d := range rebuild.Drives {
