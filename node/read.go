@@ -337,7 +337,8 @@ func (d *Drive) List(ctx context.Context, after metadata.ShardRef, pendingOnly b
 
 // Records calls yield for every record of one type, oldest first, until yield
 // returns an error, which it returns. Records that cannot be read or are
-// damaged are left out and told at the end, by an error of their class.
+// damaged are left out and told at the end, by an error of their class. Those
+// that were freed are left out, also if a crash has brought their rows back.
 func (d *Drive) Records(ctx context.Context, typ metadata.RecordType, yield func(rec *metadata.Record, payload []byte) error) error {
 	var bad []error
 	after := []byte{tableRecord, byte(typ)}
@@ -350,13 +351,23 @@ func (d *Drive) Records(ctx context.Context, typ metadata.RecordType, yield func
 		if err != nil {
 			return d.indexReadFailed(err)
 		}
+		var freed []row
 		for i := range rows {
 			payload, err := d.readPayload(&rows[i])
-			if err != nil {
+			switch {
+			case errors.Is(err, segment.ErrVoid):
+				freed = append(freed, rows[i])
+				continue
+			case err != nil:
 				bad = append(bad, err)
 				continue
 			}
 			if err := yield(&rows[i].entry.Record, payload); err != nil {
+				return err
+			}
+		}
+		if len(freed) > 0 {
+			if err := d.dropRows(freed); err != nil {
 				return err
 			}
 		}

@@ -324,6 +324,9 @@ func (s *scrubber) check(r *row) {
 			return // freed or moved meanwhile
 		}
 	}
+	if errors.Is(err, segment.ErrVoid) && r.entry.Record.Type != metadata.RecordShard {
+		return // freed before a crash that has brought the row back
+	}
 	s.mu.Lock()
 	s.status.Records++
 	s.status.Bytes += r.entry.Bytes
