@@ -238,17 +238,26 @@ func (r *restorer) restore(ctx context.Context) error {
 	return r.readTables(ctx, dir, files)
 }
 
-// readTables learns from the restored state what cluster.json says, if that is
-// lost.
+// readTables gives the restored state the tables that drives know better, and
+// learns from it what cluster.json says, if that is lost.
 func (r *restorer) readTables(ctx context.Context, dir string, files vfs.FS) (err error) {
-	if r.known {
-		return nil
+	newest, err := r.newestTables(ctx)
+	if err != nil {
+		return err
 	}
 	meta, err := replica.Open(dir, replica.Options{FS: files, Now: r.Now, AcceptClock: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, meta.Close()) }()
+	if newest != nil {
+		if err := r.follow(ctx, meta, newest); err != nil {
+			return err
+		}
+	}
+	if r.known {
+		return nil
+	}
 	pgs, err := meta.PGs(ctx)
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func startError(dir string, err error) error {
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
 		p.openState, p.bind, p.identify, p.openKeyring, p.prepareDrives, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
-		p.openCredentials, p.openTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
+		p.openCredentials, p.openTables, p.newerTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
 	}
 }
 
@@ -435,9 +435,16 @@ func device(path string) string {
 // putPGs stores the table of placement groups in the root group and pushes it
 // into every data group.
 func (p *process) putPGs(ctx context.Context, t *metadata.PGTable) error {
-	for group := range uint32(metadata.DataGroups + 1) {
+	return pushPGs(ctx, p.meta, t)
+}
+
+// pushPGs gives every group a table of placement groups, the root last: while it
+// has an older one, the table may have to be pushed again.
+func pushPGs(ctx context.Context, to committer, t *metadata.PGTable) error {
+	for n := range uint32(metadata.DataGroups + 1) {
+		group := (n + 1) % (metadata.DataGroups + 1)
 		cmd := &metadata.Command{Kind: metadata.KindPushPGs, Group: group, PGs: t}
-		if _, err := commit(ctx, p.meta, cmd); err != nil {
+		if _, err := commit(ctx, to, cmd); err != nil {
 			return fmt.Errorf("store placement groups in group %d: %w", group, err)
 		}
 	}
