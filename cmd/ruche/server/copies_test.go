@@ -169,6 +169,9 @@ func TestGrowAndShrinkUnderLoad(t *testing.T) {
 // TestSettingIsFollowed changes metadata-replicas between starts.
 func TestSettingIsFollowed(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes several starts")
+	}
 	dir := withBucket(t, nil)
 	for _, c := range []struct {
 		setting string
@@ -367,6 +370,9 @@ func TestStateDirectoryOlderThanTheCopies(t *testing.T) {
 // drive returns, what it has is deleted.
 func TestRemovedWhileAway(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes several starts")
+	}
 	dir := withBucket(t, three)
 	away, at := filepath.Join(t.TempDir(), "d3"), filepath.Join(dir, "d3")
 	if err := os.Rename(at, away); err != nil {
@@ -397,6 +403,9 @@ func TestRemovedWhileAway(t *testing.T) {
 // the server runs and before a start.
 func TestReplacedDriveTakesItsCopyAlong(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes several starts")
+	}
 	dir := withBucket(t, three)
 	empty := func(d string) string {
 		remove(t, filepath.Join(dir, d))
@@ -471,6 +480,9 @@ func TestMajorityLostUnderARunningServer(t *testing.T) {
 // copies are made.
 func TestFirstStartOfThreeGoesOnAfterACrash(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes several starts")
+	}
 	for cut := 3; cut < len((&process{}).steps()); cut += 2 {
 		for _, making := range []bool{false, true} {
 			t.Run(fmt.Sprintf("after step %d, making %v", cut, making), func(t *testing.T) {

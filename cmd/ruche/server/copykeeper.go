@@ -38,6 +38,8 @@ type copyKeeper struct {
 
 const (
 	roundEvery = 2 * time.Second // between looks at what is to be done
+	// roundSoon is that while something is being done.
+	roundSoon = 250 * time.Millisecond
 	// roundLimit bounds one look: what it could not finish is done by the next.
 	roundLimit = 30 * time.Second
 	// exchangeLimit is how long calls in flight may hold up an exchange of the
@@ -172,7 +174,7 @@ func (p *process) replicatedOptions(copies int) replica.ReplicatedOptions {
 	o.OnFailure = func(err error) { p.Log.Error("too few copies of the metadata are left; nothing is served", "err", err) }
 	o.CacheBytes = max(96<<20/int64(copies), 16<<20)
 	o.MemTableBytes = 8 << 20
-	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o}}
+	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o}, Tick: p.MetadataTick}
 }
 
 // missing words which copies are not open.
@@ -276,16 +278,16 @@ func (k *copyKeeper) start(ctx context.Context) error {
 		return nil
 	})
 	k.work.Go(func() {
-		ticker := time.NewTicker(roundEvery)
-		defer ticker.Stop()
+		timer := time.NewTimer(0)
+		defer timer.Stop()
 		for {
-			k.round(run)
 			select {
 			case <-run.Done():
 				return
-			case <-ticker.C:
+			case <-timer.C:
 			case <-k.kick:
 			}
+			timer.Reset(k.round(run))
 		}
 	})
 	return nil
@@ -299,8 +301,8 @@ func (k *copyKeeper) nudge() {
 	}
 }
 
-// round does what is to be done and can be.
-func (k *copyKeeper) round(ctx context.Context) {
+// round does what is to be done and can be, and returns when to look again.
+func (k *copyKeeper) round(ctx context.Context) (next time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, roundLimit)
 	defer cancel()
 	k.changing.Lock()
@@ -320,6 +322,10 @@ func (k *copyKeeper) round(ctx context.Context) {
 	if why != was && why != "" && !errors.Is(err, replica.ErrUnsettled) {
 		k.log.Warn("copies of the metadata are not as they should be yet", "err", err)
 	}
+	if errors.Is(err, replica.ErrUnsettled) {
+		return roundSoon
+	}
+	return roundEvery
 }
 
 // settle carries out what the list says. The caller holds changing.

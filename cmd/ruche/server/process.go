@@ -26,8 +26,8 @@ import (
 	"github.com/ruche-storage/ruche/node"
 )
 
-// Options are what a server is started with. All fields but KDF and Colours
-// are required.
+// Options are what a server is started with. All fields but KDF, Colours and
+// MetadataTick are required.
 type Options struct {
 	Config  *config.Config // validated
 	Version string
@@ -39,6 +39,9 @@ type Options struct {
 	// KDF are the parameters of the recovery code's key derivation; zero
 	// means keyring.DefaultKDF.
 	KDF keyring.KDF
+	// MetadataTick is the unit of timeouts between copies of the metadata; zero
+	// means the engine's default.
+	MetadataTick time.Duration
 	// Environ tells whether the Go runtime was tuned from outside.
 	Environ []string
 }

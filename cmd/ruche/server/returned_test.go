@@ -20,7 +20,7 @@ import (
 // opened starts all parts of a server without serving.
 func opened(t *testing.T, c *config.Config) *process {
 	t.Helper()
-	p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF})
+	p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF, MetadataTick: quickTick})
 	if err := p.open(t.Context()); err != nil {
 		p.close()
 		t.Fatal(err)

@@ -27,6 +27,9 @@ import (
 
 var quickKDF = keyring.KDF{Time: 1, MemoryKiB: 64, Threads: 1}
 
+// quickTick is long enough for a machine that is busy.
+const quickTick = 30 * time.Millisecond
+
 // settings are those of a small server on free ports.
 func settings(t *testing.T, dir string, change func(*config.Config)) *config.Config {
 	t.Helper()
@@ -73,7 +76,7 @@ func attempt(t *testing.T, c *config.Config, change func(*Options)) (printed str
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	out := &stopper{stop: stop}
-	o := Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: out, KDF: quickKDF}
+	o := Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: out, KDF: quickKDF, MetadataTick: quickTick}
 	if change != nil {
 		change(&o)
 	}
