@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) recoverCommand() *cobra.Command {
-	var fromManifests bool
+	var fromManifests, ended bool
 	c := &cobra.Command{
 		Use:   "recover",
 		Short: "Make lost metadata anew from the drives (offline)",
@@ -30,13 +30,14 @@ exist are left alone. The exit code is 1 if something is missing.`,
 	config.AddFlags(c.Flags())
 	c.SetFlagErrorFunc(nearestFlag)
 	c.Flags().BoolVar(&fromManifests, "from-manifests", false, "recover although the drives carry copies of the metadata")
+	c.Flags().BoolVar(&ended, "include-ended", false, "also take what a restored backup or a forced start had given up")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := a.settings(cmd)
 		if err != nil {
 			return err
 		}
 		report, err := a.recover(cmd.Context(), server.RecoverOptions{
-			Config: settings, Now: a.now, Code: a.recoveryCode, FromManifests: fromManifests,
+			Config: settings, Now: a.now, Code: a.recoveryCode, FromManifests: fromManifests, Ended: ended,
 			Log: slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		})
 		if err != nil {
@@ -138,7 +139,7 @@ What comes next:
 
 // gaps words what is missing.
 func (a *app) gaps(out *strings.Builder, r *server.RecoverReport) {
-	if len(r.MissingDrives)+len(r.DamagedDrives)+len(r.LostVersions)+len(r.UnknownBucket)+len(r.Renamed) > 0 || r.Unopened > 0 || !r.Tables {
+	if len(r.MissingDrives)+len(r.DamagedDrives)+len(r.LostVersions)+len(r.UnknownBucket)+len(r.Renamed) > 0 || r.Unopened+r.Ended > 0 || !r.Tables {
 		fmt.Fprintln(out)
 	}
 	for _, d := range r.MissingDrives {
@@ -158,6 +159,9 @@ func (a *app) gaps(out *strings.Builder, r *server.RecoverReport) {
 	}
 	if r.Unopened > 0 {
 		fmt.Fprintf(out, "%s of manifests of known buckets do not open\n", things(r.Unopened, "record"))
+	}
+	if r.Ended > 0 {
+		fmt.Fprintf(out, "%s left out: older metadata were restored, or forced, since; --include-ended takes them\n", things(r.Ended, "manifest"))
 	}
 	for _, u := range r.UnknownBucket {
 		fmt.Fprintf(out, "bucket %s is not restored, %s of manifests: %s\n", u.Bucket, things(u.Batches, "record"), u.Reason)

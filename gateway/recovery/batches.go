@@ -138,10 +138,11 @@ func (c *Collection) sort(b *bucket, e *manifest.Entry) error {
 	if e.Kind == manifest.KindBucket {
 		group = metadata.RootGroup
 	}
-	void := c.root.Incarnation.Voided(group, e.Order)
+	void := !c.o.Ended && c.root.Incarnation.Voided(group, e.Order)
 	c.mu.Lock()
 	c.newest = max(c.newest, e.Order)
 	if void { // a restore has ended the history that it belongs to
+		c.report.Ended++
 		c.mu.Unlock()
 		return nil
 	}

@@ -111,6 +111,11 @@ type Options struct {
 	// as many as the local engine syncs together.
 	Workers int
 
+	// Ended takes manifests of histories that a restore or a forced start has
+	// ended, too: what is later counts, whatever the operator decided then. It
+	// is of use until collection was confirmed; then shards of these are freed.
+	Ended bool
+
 	// AcceptClock goes on although the clock seems absurd.
 	AcceptClock bool
 	// Progress is told from time to time how far it is, one call at a time.

@@ -348,8 +348,19 @@ func TestEndedHistories(t *testing.T) {
 	if err != nil || i.Number != c.root.Incarnation.Number+1 || i.Collection || !i.Voided(3, order(150)) || i.LastEpoch() != 5 {
 		t.Errorf("incarnation %+v, %v", i, err)
 	}
-	if report.LostCount != 0 {
+	if report.LostCount != 0 || report.Ended != 5*3+1 {
 		t.Errorf("%+v", report)
+	}
+
+	// All the same, the later history can be had.
+	o := c.options()
+	o.Ended = true
+	l, report = recoverAll(t, o)
+	if held(t, l, b, "created since") == nil || held(t, l, b, "deleted since") != nil || held(t, l, b, "later") == nil || held(t, l, void, "k") == nil || report.Ended != 0 {
+		t.Errorf("the ended history is not restored: %+v", report)
+	}
+	if i, err := l.Incarnation(t.Context()); err != nil || len(i.Void) != 0 || i.Number != c.root.Incarnation.Number+1 {
+		t.Errorf("incarnation %+v, %v", i, err)
 	}
 }
 

@@ -30,6 +30,10 @@ type Report struct {
 	// being lost.
 	Parity int
 
+	// Ended are the manifests that were left out because they are of a history
+	// that a restore or a forced start has ended, copies included.
+	Ended int64
+
 	// Lost are the first of the LostCount versions that were not restored.
 	Lost      []Lost
 	LostCount int64

@@ -84,9 +84,13 @@ func (c *Collection) restoreTables(ctx context.Context, to Engine) error {
 	return nil
 }
 
-// incarnation returns the next one. What was void is so still.
+// incarnation returns the next one. What was void is so still, unless it was
+// restored.
 func (c *Collection) incarnation() *metadata.Incarnation {
 	next := c.root.Incarnation
+	if c.o.Ended {
+		next.Void = nil
+	}
 	next.Number, next.Collection = c.report.Incarnation, false
 	return &next
 }

@@ -38,6 +38,8 @@ type RecoverOptions struct {
 	// FromManifests recovers although there are copies of the metadata, which
 	// are left alone.
 	FromManifests bool
+	// Ended takes what a restore or a forced start had given up, too.
+	Ended bool
 }
 
 // Names within the state directory.
@@ -247,7 +249,7 @@ func (r *recoverer) collect(ctx context.Context) error {
 	o := recovery.Options{
 		Cluster: r.id.Cluster, Keys: r.ring, Now: r.Now, Known: r.ring.current().Drives(),
 		FS: scratch, Scratch: filepath.Join(r.dir, scratchName),
-		AcceptClock: r.c.AcceptClock, Log: r.Log.With("part", "recovery"),
+		AcceptClock: r.c.AcceptClock, Ended: r.o.Ended, Log: r.Log.With("part", "recovery"),
 	}
 	o.Progress = func(p recovery.Progress) { r.o.Progress(thousandths(p)) }
 	for _, d := range r.node.Drives() {

@@ -38,6 +38,9 @@ type RecoverReport struct {
 	Unopened      int64              `json:"unopened"` // batches of manifests that do not open
 	UnknownBucket []RecoverUnknown   `json:"unknown_buckets,omitempty"`
 	Renamed       []RecoverRenamed   `json:"renamed,omitempty"`
+	// Ended are manifests of a history that a restore or a forced start has
+	// ended; they were left out.
+	Ended int64 `json:"ended,omitempty"`
 }
 
 // RecoverBucket is a bucket that was recovered.
@@ -80,7 +83,7 @@ type RecoverRenamed struct {
 func newReport(f *recovery.Report) *RecoverReport {
 	r := &RecoverReport{
 		Complete: f.Complete(), Newest: f.Newest, Tables: f.Tables, Accounts: f.Accounts, AccessKeys: f.AccessKeys,
-		Objects: f.Objects, Bytes: f.Bytes, MissingDrives: f.Missing, Lost: f.LostCount, Unopened: f.Unopened,
+		Objects: f.Objects, Bytes: f.Bytes, MissingDrives: f.Missing, Lost: f.LostCount, Unopened: f.Unopened, Ended: f.Ended,
 		Buckets: make([]RecoverBucket, 0, len(f.Buckets)),
 	}
 	for _, b := range f.Buckets {
