@@ -132,7 +132,12 @@ its own: a copy that has lost what it promised must not come back under the old 
 What lies at the old place is deleted.`,
 		Example: `  ruche metadata replace 2 --wait
   ruche metadata replace /srv/d2 /srv/d5`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 2 {
+				return fmt.Errorf("takes STORE and PATH only, not also %q", args[2])
+			}
+			return needs("STORE")(c, args[:min(len(args), 1)])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &admin.ReplaceCopyRequest{Store: storeName(args[0])}
 			if len(args) == 2 {

@@ -47,8 +47,10 @@ func (a *app) statusText(s *admin.Status) string {
 		}
 	}
 	u := s.Usage
-	fmt.Fprintf(&out, "\n%s in %s: %s, stored as %s before parity\n",
-		things(u.Objects, "object"), things(u.Buckets, "bucket"), size(u.LogicalBytes), size(u.StoredBytes))
+	if s.Metadata.Healthy >= s.Metadata.Quorum { // else nobody knows
+		fmt.Fprintf(&out, "\n%s in %s: %s, stored as %s before parity\n",
+			things(u.Objects, "object"), things(u.Buckets, "bucket"), size(u.LogicalBytes), size(u.StoredBytes))
+	}
 	if u.Uploads > 0 {
 		fmt.Fprintf(&out, "%s in progress: %s\n", things(u.Uploads, "upload"), size(u.UploadBytes))
 	}

@@ -79,6 +79,9 @@ func metadataOf(t *testing.T, d *datadriven.TestData) admin.Metadata {
 		if h == "learner" {
 			c.Role, c.Health = admin.CopyLearner, admin.CopyBehind
 		}
+		if h == "leaving" {
+			c.Role, c.StillVotes, c.Health = admin.CopyLeaving, true, admin.CopyOK
+		}
 		if d.HasArg("one-device") {
 			c.Device = "a"
 		}

@@ -75,6 +75,9 @@ type CopyState struct {
 	Role    CopyRole   `json:"role"`
 	Health  CopyHealth `json:"health"`
 	Reason  string     `json:"reason,omitempty"` // why it is not ok
+	// StillVotes says of a copy that leaves that it counts until the groups have
+	// gone on to others.
+	StillVotes bool `json:"still_votes,omitempty"`
 
 	Leads         int    `json:"leads"` // groups
 	Lag           uint64 `json:"lag"`   // entries that it has not applied yet, all groups together
@@ -113,7 +116,7 @@ func (m *Metadata) Count() {
 	var order []string
 	for i := range m.Stores {
 		c := &m.Stores[i]
-		if c.Role != CopyVoter {
+		if c.Role != CopyVoter && !c.StillVotes {
 			continue
 		}
 		m.Voters++
@@ -211,11 +214,12 @@ const enoughDevices = 3
 
 func metadataWarnings(m *Metadata, c Circumstances) (out []Warning) {
 	if m.Engine == EngineLocal || m.Voters == 1 {
-		w := Warning{"metadata-one-copy", "There is one copy of the metadata, in " + c.StateDir + "; its loss loses the names of all objects.",
-			"back it up with \"ruche metadata backup FILE\", and keep that directory on a device that is protected, such as RAID 1", Green} // one device can carry no more
-		if m.Engine != EngineLocal {
-			w.Text = "There is one copy of the metadata; its loss loses the names of all objects."
+		where := c.StateDir
+		if i := slices.IndexFunc(m.Stores, func(c CopyState) bool { return c.Role == CopyVoter || c.StillVotes }); i >= 0 && m.Engine != EngineLocal {
+			where = m.Stores[i].Where()
 		}
+		w := Warning{"metadata-one-copy", "There is one copy of the metadata, in " + where + "; if it is lost, nothing is served until \"ruche recover\" has made it anew from the drives.",
+			"back it up with \"ruche metadata backup FILE\", and keep that directory on a device that is protected, such as RAID 1", Green} // one device can carry no more
 		if m.Devices >= enoughDevices {
 			w.health, w.Remedy = Yellow, "this machine has "+things(int64(m.Devices), "device")+": run \"ruche metadata add auto\" to have a copy on several"
 		}

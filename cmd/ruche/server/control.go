@@ -127,6 +127,7 @@ func (c *control) Status(ctx context.Context) (*admin.Status, error) {
 		for _, d := range p.node.Status() {
 			s.Drives = append(s.Drives, describe(d))
 		}
+		slices.SortFunc(s.Drives, func(a, b admin.Drive) int { return cmp.Compare(a.Path, b.Path) })
 		admin.JudgeUnserved(s, p.dir)
 		return s, nil
 	}

@@ -100,6 +100,7 @@ func describeCopies(m *admin.Metadata, list *storeList, refused map[uint64]error
 		if !row.Drive.IsZero() {
 			out.Drive = row.Drive.String()
 		}
+		out.StillVotes = out.Role == admin.CopyLeaving && stillVotes(row.Replica, all, m.Groups)
 		at := slices.IndexFunc(all, func(s replica.StoreStatus) bool { return s.Replica == row.Replica })
 		if at < 0 {
 			notOpen(&out, row, refused[row.Replica])
@@ -125,6 +126,16 @@ func roleOf(row *storeRow, all []replica.StoreStatus, groups int) admin.CopyRole
 		}
 	}
 	return admin.CopyVoter
+}
+
+// stillVotes reports whether a copy votes in any group.
+func stillVotes(id uint64, all []replica.StoreStatus, groups int) bool {
+	for g := range groups {
+		if conf := newestGroup(all, g); conf != nil && slices.Contains(conf.Voters, id) {
+			return true
+		}
+	}
+	return false
 }
 
 // notOpen says why a copy is not open.

@@ -65,7 +65,7 @@ func (k *copyKeeper) placesToAdd(path string) ([]place, error) {
 		all := append(slices.Clone(taken), chosen...)
 		p, ok := nextPlace(k.p.places(), all)
 		if !ok || slices.ContainsFunc(all, p.sameDevice) {
-			return nil, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("%d devices are too few for more copies of the metadata", deviceCount(k.p.places())),
+			return nil, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("too few devices for more copies of the metadata: there are %d, and each is to carry one", deviceCount(k.p.places())),
 				Remedy: "add devices; or name a PATH to have several copies on one device all the same"}
 		}
 		chosen = append(chosen, p)
