@@ -103,6 +103,17 @@ func TestForceGoesOnAlone(t *testing.T) {
 	if err != nil || i.Number != 1 || i.Collection {
 		t.Errorf("incarnation %+v, %v", i, err)
 	}
+	later, err := e.Open(t.Context(), testBucket, "after", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := e.Open(t.Context(), testBucket, "k19", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g := testBucket.Group; len(i.Void) == 0 || i.Voided(g, before.Version.Order) || !i.Voided(g, before.Version.Order+1000) || i.Voided(g, later.Version.Order) {
+		t.Errorf("orders that are void: %+v; before %d, after %d", i.Void, before.Version.Order, later.Version.Order)
+	}
 	id, err := e.Admit(t.Context(), freshPlace(), "", metadata.StoreVoter)
 	if err != nil || id <= f.Replica {
 		t.Errorf("Admit = %d, %v", id, err)
