@@ -31,7 +31,7 @@ type Report struct {
 	Parity int
 
 	// Ended are the manifests that were left out because they are of a history
-	// that a restore or a forced start has ended, copies included.
+	// that a restore or a forced start has ended; some copies count, too.
 	Ended int64
 
 	// Lost are the first of the LostCount versions that were not restored.
