@@ -70,3 +70,19 @@ func TestReplacementWhereTheCopyLiesIsCutOff(t *testing.T) {
 	await(t, p, "all start", well(3))
 	closed(t, p)
 }
+
+// TestDismissalIsCutOff behind the table of stores: the list follows it.
+func TestDismissalIsCutOff(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, three)
+	p := opened(t, settings(t, dir, three))
+	await(t, p, "three copies", well(3))
+	if err := p.copies.replicated().Dismiss(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p, "it leaves", func(m *admin.Metadata) bool { return m.Find("3") == nil && len(m.Stores) == 2 && m.Leaderless == 0 })
+	closed(t, p)
+	if _, err := os.Stat(filepath.Join(dir, "d3", "meta")); err == nil {
+		t.Error("its files are still there")
+	}
+}

@@ -481,6 +481,9 @@ func (k *copyKeeper) want(ctx context.Context, e *replica.Replicated) error {
 	if err != nil {
 		return err
 	}
+	if err := k.followTable(table); err != nil {
+		return err
+	}
 	list, _, _, _ := k.snapshot()
 	left := strangers(list, table, func() []replica.StoreStatus { return e.Status(ctx) })
 	if l := len(table.Stores); l > 0 && !differs(list, table) && len(left) == 0 {
@@ -512,6 +515,26 @@ func (k *copyKeeper) want(ctx context.Context, e *replica.Replicated) error {
 		return nil
 	})
 	return err
+}
+
+// followTable has copies leave that the table has given up: the process may have
+// ended, or the list not have been written, right behind that.
+func (k *copyKeeper) followTable(t *metadata.StoreTable) error {
+	list, _, _, _ := k.snapshot()
+	gone := func(row *storeRow) bool {
+		s := t.Find(row.Replica)
+		return row.State == storeReady && s != nil && s.Role == metadata.StoreGone
+	}
+	if !slices.ContainsFunc(list.Stores, func(row storeRow) bool { return gone(&row) }) {
+		return nil
+	}
+	return k.note(func(l *storeList) {
+		for i := range l.Stores {
+			if gone(&l.Stores[i]) {
+				l.Stores[i].State = storeLeaving
+			}
+		}
+	})
 }
 
 // differs reports whether a list wants something that a table does not say.
