@@ -225,7 +225,11 @@ func (c *core) step(m *member, from uint64, r *pb.Message) {
 	case pb.MsgApp, pb.MsgSnap:
 		m.sign(r.GetTerm())
 		m.wake()
-	case pb.MsgHeartbeatResp, pb.MsgReadIndex, pb.MsgReadIndexResp:
+	case pb.MsgReadIndex:
+		if c.unproven(m) {
+			return // the sender asks again
+		}
+	case pb.MsgHeartbeatResp, pb.MsgReadIndexResp:
 	default:
 		m.wake()
 	}
@@ -385,6 +389,9 @@ func (c *core) collect(m *member) {
 		}
 		for _, r := range rd.Messages {
 			c.route(m, r)
+		}
+		if len(m.asked) > 0 && c.onlyVoter(m.id) {
+			c.beginRound(m) // it may have committed by now
 		}
 	}
 }

@@ -223,6 +223,19 @@ func TestOutlast(t *testing.T) {
 	}
 }
 
+// TestEveryCallIsAnswered, also by a store that has stopped in the middle of its
+// mail: whoever waits for a call waits without a limit.
+func TestEveryCallIsAnswered(t *testing.T) {
+	t.Parallel()
+	r := &runner{store: new(Store)}
+	r.store.stopped = ErrStopped
+	called := false
+	r.open(mail{questions: []question{{group: 1, number: 1}}, calls: []func(*Store){func(*Store) { called = true }}})
+	if !called {
+		t.Error("a call behind a question was dropped")
+	}
+}
+
 // TestMailboxIsBounded by number and by bytes, and says what it has not taken.
 func TestMailboxIsBounded(t *testing.T) {
 	t.Parallel()

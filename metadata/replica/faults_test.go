@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -103,6 +104,60 @@ func TestOneDeviceFails(t *testing.T) {
 	if _, err := e.Usage(t.Context(), testBucket); !errors.Is(err, metadata.ErrUnavailable) {
 		t.Errorf("Usage after the loss: %v", err)
 	}
+}
+
+// TestDevicesFailOneAfterTheOther: how many stores are needed is what those say
+// that run, not what one knew that failed before the voters became fewer.
+func TestDevicesFailOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	ps := places(t, 5)
+	breakers := make([]*breaker, len(ps))
+	for i := range ps {
+		breakers[i] = new(breaker)
+		ps[i].FS = errorfs.Wrap(ps[i].FS, breakers[i])
+	}
+	o := engineOptions()
+	failed := make(chan error, 10)
+	o.OnFailure = func(err error) { failed <- err }
+	e := openReplicated(t, ps, o)
+	prepareReplicated(t, e)
+	n := 1
+	breaks := func(id uint64) {
+		breakers[id-1].broken.Store(true)
+		waitFor(t, "a device to fail", func() bool {
+			mustPut(t, e, n)
+			n++
+			return e.Status(t.Context())[id-1].Err != nil
+		})
+	}
+	breaks(5)
+	waitFor(t, "three voters", func() bool {
+		left := true
+		for g := range uint32(metadata.DataGroups + 1) {
+			for _, s := range e.Status(t.Context()) {
+				if s.Err != nil || s.Replica > 3 || len(s.Groups[g].Voters) == 3 {
+					continue
+				}
+				left = false
+				if s.Groups[g].Leader == s.Replica {
+					gone := slices.Max(s.Groups[g].Voters)
+					_ = e.ProposeConfChange(t.Context(), g, confChange(t, "r", gone)) // proposed again
+				}
+			}
+			if l := e.Leader(g); l == 4 {
+				left = false
+				_ = e.TransferLeader(t.Context(), g, 1) // asked again
+			}
+		}
+		return left
+	})
+	breaks(3)
+	select {
+	case err := <-failed:
+		t.Fatalf("the engine has ended with two of three: %v", err)
+	default:
+	}
+	mustPut(t, e, n)
 }
 
 // TestSlowLeader holds back the log of the leader for good: the others commit

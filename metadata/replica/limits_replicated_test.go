@@ -88,6 +88,34 @@ func TestFullDevices(t *testing.T) {
 	mustPut(t, e, 5)
 }
 
+// TestFullDeviceAndOneAway: a quorum can only be had with the device that is
+// full, so nothing that adds is taken before it cannot be written to at all.
+func TestFullDeviceAndOneAway(t *testing.T) {
+	t.Parallel()
+	ps := places(t, 3)
+	full := new(disk)
+	full.free.Store(50 << 30)
+	ps[1].DiskUsage, ps[1].ReserveBytes = full.usage, 64<<20
+	o := engineOptions()
+	var now atomic.Int64
+	o.Now = func() time.Time { return start.Add(time.Duration(now.Add(1)) * time.Second) }
+	e := openReplicated(t, ps, o)
+	prepareReplicated(t, e)
+	mustPut(t, e, 1)
+	if err := e.RemoveStore(3); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, e, 2)
+	full.free.Store(1 << 20)
+	waitFor(t, "the device to be full", func() bool { return e.Metrics().Full })
+	if _, err := e.Commit(t.Context(), put(request(3, 3), "k3", "v")); !errors.Is(err, metadata.ErrMetadataFull) {
+		t.Errorf("Commit: %v, want %v", err, metadata.ErrMetadataFull)
+	}
+	full.free.Store(50 << 30)
+	waitFor(t, "room", func() bool { return !e.Metrics().Full })
+	mustPut(t, e, 4)
+}
+
 // TestBrokenCommandsAreNotProposed: an entry that cannot be read back would
 // stop every store.
 func TestBrokenCommandsAreNotProposed(t *testing.T) {

@@ -254,7 +254,7 @@ func (c *core) ReadIndex(group uint32, number uint64) error {
 // beginRound begins a round for all that wait, unless one is in flight: a read
 // must not join a round that began before it.
 func (c *core) beginRound(m *member) {
-	if m.round != nil || len(m.asked) == 0 || m.lead == raft.None {
+	if m.round != nil || len(m.asked) == 0 || m.lead == raft.None || c.unproven(m) {
 		return
 	}
 	c.contest++
@@ -264,6 +264,22 @@ func (c *core) beginRound(m *member) {
 	m.round = &round{context: string(context), asked: m.asked, begun: c.ticks}
 	m.asked = nil
 	m.node.ReadIndex(context)
+}
+
+// unproven reports whether this store leads a group as its only voter and has
+// not committed anything in its term: then its commit position may be older
+// than what was answered before it was started anew. Raft answers reads with it
+// all the same, unless there are other voters.
+func (c *core) unproven(m *member) bool {
+	if !c.onlyVoter(m.id) {
+		return false
+	}
+	s := m.node.BasicStatus()
+	if s.RaftState != raft.StateLeader {
+		return false
+	}
+	term, err := m.storage.Term(s.GetCommit())
+	return err != nil || term != s.GetTerm()
 }
 
 // finishRound answers those of the round in flight, and begins the next.

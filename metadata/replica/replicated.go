@@ -306,8 +306,11 @@ func (e *Replicated) lost(r *runner, err error) {
 	e.opts.Logger.Error("metadata store has stopped", "store", r.store.Dir(), "replica", r.id(), "err", err)
 	left, all := 0, 0
 	for _, o := range *e.runners.Load() {
+		if o == r || o.failed() != nil {
+			continue // the voters may have become fewer since
+		}
 		all = max(all, int(o.rootVoters.Load()))
-		if o.voter.Load() && o.failed() == nil && o != r {
+		if o.voter.Load() {
 			left++
 		}
 	}
@@ -382,19 +385,27 @@ func (e *Replicated) pick(group uint32) *runner {
 	return best
 }
 
-// admit refuses commands that add while a quorum has no room for them.
+// admit refuses commands that add while those of the voters that run and have
+// room for them are no quorum: the full ones would be written to, too.
 func (e *Replicated) admit(kind metadata.Kind) error {
 	if !adds(kind) {
 		return nil
 	}
-	full, voters := 0, 0
+	full, room, voters := 0, 0, 0
 	for _, r := range *e.runners.Load() {
+		if r.failed() != nil {
+			continue
+		}
 		voters = max(voters, int(r.rootVoters.Load()))
-		if r.voter.Load() && r.full.Load() {
+		switch {
+		case !r.voter.Load():
+		case r.full.Load():
 			full++
+		default:
+			room++
 		}
 	}
-	if full > 0 && voters-full < voters/2+1 {
+	if full > 0 && room < voters/2+1 {
 		return metadata.ErrMetadataFull
 	}
 	return nil

@@ -196,9 +196,7 @@ func (r *runner) open(m mail) {
 		}
 	}
 	for _, q := range m.questions {
-		if err := s.ReadIndex(q.group, q.number); err != nil {
-			return // whoever asked asks again
-		}
+		_ = s.ReadIndex(q.group, q.number) // whoever asked asks another store
 	}
 	for _, f := range m.calls {
 		f(s)
