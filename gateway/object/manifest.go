@@ -45,6 +45,11 @@ func newKeeper(g *background) (*keeper.Keeper, error) {
 // ManifestState returns what becomes of manifests.
 func (e *Engine) ManifestState() keeper.State { return e.bg.manifests.State() }
 
+// RootChanged has the small tables of the root written to the drives soon. Who
+// commits a change of them past the engine calls it, or else that takes half a
+// minute.
+func (e *Engine) RootChanged() { e.bg.manifests.Kick(metadata.RootGroup) }
+
 // queues reports whether commands of a kind tell of what manifests must hold.
 func queues(k metadata.Kind) bool {
 	switch k {

@@ -34,9 +34,11 @@ type keyStore interface {
 	AccessKeys(ctx context.Context) ([]metadata.AccessKey, error)
 }
 
-// epochSource leases the epoch for a command.
+// epochSource leases the epoch for a command, and is told when one has changed
+// the tables of the root, so that drives have them soon. The engine is one.
 type epochSource interface {
 	Epoch() (epoch uint64, release func(), err error)
+	RootChanged()
 }
 
 // accessKeys finds, makes and deletes access keys. Root's is not among those
@@ -196,6 +198,7 @@ func commitRoot(ctx context.Context, c committer, epochs epochSource, cmd *metad
 	}
 	defer release()
 	cmd.Epoch, cmd.Group = epoch, metadata.RootGroup
+	defer epochs.RootChanged() // whatever the outcome is
 	return commit(ctx, c, cmd)
 }
 

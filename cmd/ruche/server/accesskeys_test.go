@@ -15,6 +15,7 @@ import (
 
 // fakeKeys is a key store in memory. It is used by one goroutine at a time.
 type fakeKeys struct {
+	changed   int // calls of RootChanged
 	rows      map[string]metadata.AccessKey
 	lookups   int
 	meanwhile func() // called in the middle of the next lookup
@@ -63,6 +64,22 @@ func (f *fakeKeys) AccessKeys(context.Context) (out []metadata.AccessKey, err er
 }
 
 func (f *fakeKeys) Epoch() (uint64, func(), error) { return 7, func() {}, nil }
+
+func (f *fakeKeys) RootChanged() { f.changed++ }
+
+// TestDrivesAreToldOfKeys: a key that was made, or deleted, must be on the drives
+// as soon as an object would.
+func TestDrivesAreToldOfKeys(t *testing.T) {
+	t.Parallel()
+	f, keys := newFakeKeys(t)
+	made, err := keys.CreateKey(t.Context(), &admin.CreateKeyRequest{Description: "app"})
+	if err != nil || f.changed != 1 {
+		t.Fatalf("CreateKey = %v, told %d times, want 1", err, f.changed)
+	}
+	if err := keys.DeleteKey(t.Context(), made.ID); err != nil || f.changed != 2 {
+		t.Errorf("DeleteKey = %v, told %d times, want 2", err, f.changed)
+	}
+}
 
 func newFakeKeys(t *testing.T) (*fakeKeys, *accessKeys) {
 	t.Helper()
