@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
 	"os"
@@ -41,8 +40,8 @@ func golden(t *testing.T, name, got string) {
 // alone runs a command without any server or directory.
 func alone(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, errs bytes.Buffer
-	code = run(t.Context(), args, surroundings{environ: environ, stdin: strings.NewReader(""), stdout: &out, stderr: &errs})
+	out, errs := newScreen(), newScreen()
+	code = run(t.Context(), args, surroundings{environ: environ, stdin: strings.NewReader(""), stdout: out, stderr: errs})
 	return code, out.String(), errs.String()
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -90,8 +89,8 @@ func TestForceAsks(t *testing.T) {
 	}
 	environ := []string{"RUCHE_DATA=" + dir, "RUCHE_LOG_LEVEL=error"}
 	force := func(typed string) (int, string, string) {
-		var out, errs bytes.Buffer
-		code := run(t.Context(), []string{"metadata", "force"}, surroundings{environ: environ, stdin: strings.NewReader(typed), stdout: &out, stderr: &errs})
+		out, errs := newScreen(), newScreen()
+		code := run(t.Context(), []string{"metadata", "force"}, surroundings{environ: environ, stdin: strings.NewReader(typed), stdout: out, stderr: errs})
 		return code, out.String(), errs.String()
 	}
 	for _, typed := range []string{"", "yes\n", "\n"} {

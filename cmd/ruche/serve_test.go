@@ -218,8 +218,8 @@ func (s *instance) want(status int, method, path, body string) string {
 // command runs another command against the server's state directory.
 func (s *instance) command(stdin string, args ...string) (code int, stdout, stderr string) {
 	s.t.Helper()
-	var out, errs bytes.Buffer
-	a := &app{surroundings: surroundings{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs}, poll: time.Millisecond, now: time.Now, kdf: quickKDF}
+	out, errs := newScreen(), newScreen()
+	a := &app{surroundings: surroundings{stdin: strings.NewReader(stdin), stdout: out, stderr: errs}, poll: time.Millisecond, now: time.Now, kdf: quickKDF}
 	ctx, cancel := context.WithTimeout(s.t.Context(), startPatience)
 	defer cancel()
 	code = a.run(ctx, append(args, "--data", s.dir))
