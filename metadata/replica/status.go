@@ -149,10 +149,13 @@ func (e *Replicated) Status(ctx context.Context) []StoreStatus {
 	for _, r := range *e.runners.Load() {
 		st := StoreStatus{Replica: r.id(), Dir: r.store.Dir(), Err: r.failed(), Full: r.full.Load()}
 		if st.Err == nil {
-			st.Err = r.do(ctx, func(s *Store) error {
-				st = s.Status()
+			got := new(StoreStatus) // may be written after the call was given up
+			if st.Err = r.do(ctx, func(s *Store) error {
+				*got = s.Status()
 				return nil
-			})
+			}); st.Err == nil {
+				st = *got
+			}
 		}
 		st.Sync, st.UsedBytes = time.Duration(r.syncing.Load()), r.used.Load()
 		st.Disk, _ = r.store.space.state()
