@@ -403,8 +403,12 @@ func (k *copyKeeper) watch(ctx context.Context, e *replica.Replicated) {
 	left := 0
 	var last error
 	for _, s := range e.Status(ctx) {
-		if s.Err != nil {
+		switch {
+		case errors.Is(s.Err, metadata.ErrUnavailable):
 			last = s.Err
+			continue
+		case s.Err != nil: // it is busy
+			left++
 			continue
 		}
 		if _, err := os.Stat(s.Dir); !errors.Is(err, fs.ErrNotExist) {
