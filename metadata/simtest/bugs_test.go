@@ -16,6 +16,9 @@ import (
 // only if it finds each of them, within a few seeds.
 func TestBugsAreFound(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes a minute; the full run looks for them")
+	}
 	for _, test := range []struct {
 		name  string
 		bugs  bugs

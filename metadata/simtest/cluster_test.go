@@ -22,7 +22,7 @@ func TestCluster(t *testing.T) {
 	if seeds == 0 {
 		seeds = 100
 		if testing.Short() {
-			seeds = 10
+			seeds = 4
 		}
 	}
 	for i := range seeds {
@@ -48,7 +48,11 @@ func TestCluster(t *testing.T) {
 // same, so that a failure can be looked at again.
 func TestSeedsRepeat(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(8) {
+	seeds := uint64(8)
+	if testing.Short() {
+		seeds = 2
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			var digests [2][32]byte
