@@ -81,11 +81,16 @@ func (a *app) recover(ctx context.Context, o server.RecoverOptions) (*server.Rec
 	showErr := a.follow(context.WithoutCancel(ctx), "recover", func(context.Context) (step, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		at.finished = ended
+		if at.finished = ended; ended && err != nil {
+			return at, err // which is not the end of all that was to be done
+		}
 		return at, nil
 	})
 	work.Wait()
-	return report, errors.Join(err, showErr)
+	if err != nil {
+		return report, err
+	}
+	return report, showErr
 }
 
 // takenOver words the report of a recovery that found the metadata.

@@ -356,19 +356,23 @@ func RestoreKeyring(c *config.Config, file, code string) (string, error) {
 	var errs []error
 	for name, text := range sealed {
 		ring, err := keyring.OpenSealed(text, code)
-		if err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
-			if name == file {
-				return "", err
-			}
-			errs = append(errs, err)
-			continue
+		switch {
+		case err == nil:
+			copies = append(copies, ring)
+		case errors.Is(err, keyring.ErrMistyped):
+			return "", err // no other copy opens either
+		case name == file:
+			return "", fmt.Errorf("%s: %w", name, err)
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
-		copies = append(copies, ring)
 	}
 	if len(copies) == 0 {
 		if len(errs) == 0 {
 			return "", errors.New("none of the drives holds a sealed copy of the keyring; name them with --drives, or a backup with --file")
+		}
+		if !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, keyring.ErrWrongCode) }) {
+			return "", fmt.Errorf("%d sealed copies: %w", len(errs), keyring.ErrWrongCode)
 		}
 		return "", errors.Join(errs...)
 	}

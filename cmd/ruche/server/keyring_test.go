@@ -1,14 +1,17 @@
 package server
 
 import (
+	"errors"
 	"io/fs"
 	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/ruche-storage/ruche/metadata/keyring"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
@@ -68,5 +71,21 @@ func TestKeyringMajority(t *testing.T) {
 	}
 	if ring.retire(topology.DriveID{2}, all[2:4], 6) == nil {
 		t.Error("a key was taken out with the keyring on 2 of 6 drives")
+	}
+}
+
+// TestWrongRecoveryCodeIsSaidOnce: what is wrong with the code is not said for
+// every drive.
+func TestWrongRecoveryCodeIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	dir := withBucket(t, nil)
+	c := settings(t, dir, nil)
+	remove(t, filepath.Join(dir, "keyring"))
+	const other = "89624-ZN3PG-BB5SD-0V2T8-FZDZM-MC01C" // of a store that is gone
+	for code, want := range map[string]error{"ABCDE": keyring.ErrMistyped, other: keyring.ErrWrongCode} {
+		_, err := RestoreKeyring(c, "", code)
+		if !errors.Is(err, want) || strings.Count(err.Error(), "recovery code") != 1 {
+			t.Errorf("RestoreKeyring(%q) = %v, want %v once", code, err, want)
+		}
 	}
 }

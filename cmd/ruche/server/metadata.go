@@ -366,7 +366,17 @@ const openPatience = 30 * time.Second
 
 // quorumLost words that too few copies are there.
 func quorumLost(missing []string, err error) error {
-	return &StartError{NoQuorum, "too few copies of the metadata are there:\n    " + strings.Join(missing, "\n    "),
+	what := "too few copies of the metadata are there"
+	if len(missing) > 0 { // else err names them
+		what += ":\n    " + strings.Join(missing, "\n    ")
+	}
+	if len(missing) > 0 && err != nil {
+		what += "\n  that means"
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("those that are there have not agreed within %v", openPatience)
+	}
+	return &StartError{NoQuorum, what,
 		"mount the devices of the copies that are missing and start again: with a majority of the copies nothing is lost. " +
 			"Only if they are lost for good: \"ruche metadata force\" starts from what is left, and may lose the newest changes", err}
 }
