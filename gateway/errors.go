@@ -62,6 +62,7 @@ var answers = []struct {
 	{object.ErrUnreadable, wire.ServiceUnavailable},
 	{object.ErrUnwritable, wire.ServiceUnavailable},
 	{metadata.ErrUnavailable, wire.ServiceUnavailable},
+	{metadata.ErrVersionTooLow, wire.ServiceUnavailable}, // until the whole cluster runs the newer program
 	{metadata.ErrUnknownOutcome, wire.ServiceUnavailable},
 	{metadata.ErrFenced, wire.ServiceUnavailable},
 	{metadata.ErrDriveAbsent, wire.ServiceUnavailable},
