@@ -90,10 +90,14 @@ func (c *Collection) readBatch(rec *metadata.Record, payload []byte) error {
 	}
 	c.mu.Lock()
 	delete(c.failed, id)
+	_, again := c.opened[id] // another drive's copy was read meanwhile
 	if len(c.opened) < maxOpened {
 		c.opened[id] = struct{}{}
 	}
 	c.mu.Unlock()
+	if again {
+		return nil
+	}
 	c.tell(func(p *Progress) {
 		p.Batches++
 		p.Manifests += int64(len(entries))
