@@ -218,6 +218,9 @@ func (k *copyKeeper) targetOne(ctx context.Context) error {
 	local := func(s storeRow) bool {
 		return s.Drive.IsZero() && s.State != storeGone && s.State != storeLeaving
 	}
+	if i := slices.IndexFunc(list.Stores, local); i >= 0 && list.Stores[i].Stale {
+		return putBack(list.Stores[i].Replica)
+	}
 	if !slices.ContainsFunc(list.Stores, local) {
 		if err := k.add(ctx, []place{{path: k.p.localPath(), device: device(k.p.dir)}}); err != nil {
 			return err

@@ -25,6 +25,7 @@ type copyKeeper struct {
 
 	// changing is held while something is decided or carried out.
 	changing sync.Mutex
+	marked   time.Time // when the generation was raised last; guarded by changing
 
 	mu      sync.Mutex       // guards what follows
 	list    *storeList       // nil as long as there never was more than one copy
@@ -136,6 +137,10 @@ func (k *copyKeeper) locateAll(all []found) (places []replica.Place, err error) 
 		if row.State == storeForced {
 			return nil, &StartError{NoQuorum, fmt.Sprintf("copy %d of the metadata in %s was being made the truth, and that was cut off", row.Replica, row.Path),
 				"run \"ruche metadata force\" again", nil}
+		}
+		if row.Stale {
+			k.refuse(row.Replica, putBack(row.Replica))
+			continue
 		}
 		dir, err := k.p.locate(row, all)
 		var at replica.Place
@@ -275,7 +280,7 @@ func (k *copyKeeper) start(ctx context.Context) error {
 	k.p.onClose("copies of the metadata", func() error {
 		cancel()
 		k.work.Wait()
-		return nil
+		return k.lastGeneration(context.WithoutCancel(ctx))
 	})
 	k.work.Go(func() {
 		timer := time.NewTimer(0)
@@ -310,6 +315,9 @@ func (k *copyKeeper) round(ctx context.Context) (next time.Duration) {
 	err := k.followSetting(ctx)
 	if err == nil {
 		err = k.settle(ctx)
+	}
+	if k.p.Now().Sub(k.marked) >= generationEvery {
+		err = errors.Join(err, k.raiseGeneration(ctx))
 	}
 	why := ""
 	if err != nil && ctx.Err() == nil {
@@ -461,10 +469,14 @@ func (k *copyKeeper) makeStore(ctx context.Context, e *replica.Replicated, id ui
 	if _, err := e.AddStore(at); err != nil {
 		return fmt.Errorf("open copy %d of the metadata: %w", id, err)
 	}
-	return k.note(func(l *storeList) {
+	if err := k.note(func(l *storeList) {
 		r := l.row(id)
 		r.State, r.Path = storeReady, dir
-	})
+	}); err != nil {
+		return err
+	}
+	k.mark(ctx, e)
+	return nil
 }
 
 // openDir is the directory of a copy whose drive is open.

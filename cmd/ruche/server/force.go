@@ -132,6 +132,8 @@ func (f *forcer) whose(context.Context) (err error) {
 // look opens every copy that is there, one by one, without letting it run.
 func (f *forcer) look(context.Context) error {
 	f.plan = &ForcePlan{Cluster: f.id.Cluster.String()}
+	newer := f.newestMarker(f.list, f.found) > f.list.Generation
+	var stale []survivor
 	for i := range f.list.Stores {
 		row := &f.list.Stores[i]
 		if row.State == storeNew || row.State == storeGone {
@@ -139,16 +141,25 @@ func (f *forcer) look(context.Context) error {
 		}
 		c := ForceCopy{Replica: row.Replica, Path: row.Path}
 		s, err := f.inspect(row)
-		if err != nil {
+		switch {
+		case err != nil:
 			c.Missing = err.Error()
-		} else {
+		default:
 			c.Path = s.dir
 			if s.newest > 0 {
 				c.Newest = time.UnixMicro(int64(s.newest)).UTC()
 			}
+			if (row.Stale || newer && row.Drive.IsZero()) && row.State != storeForced {
+				c.Missing = "it was put back with the state directory, and is older than it was"
+				stale = append(stale, *s)
+				break
+			}
 			f.there = append(f.there, *s)
 		}
 		f.plan.Copies = append(f.plan.Copies, c)
+	}
+	if len(f.there) == 0 { // then it is better than none
+		f.there = stale
 	}
 	return nil
 }
@@ -206,6 +217,9 @@ func (f *forcer) choose(context.Context) error {
 		if at := slices.IndexFunc(f.there, func(s survivor) bool { return s.row.Replica == c.Replica }); at >= 0 {
 			c.Behind = behind(&f.there[at].status, all)
 			c.Chosen = c.Replica == best.row.Replica
+			if c.Chosen {
+				c.Missing = "" // it was put back, and is the best there is
+			}
 		}
 	}
 	f.there = []survivor{best}
@@ -250,7 +264,7 @@ func (f *forcer) carryOut(context.Context) error {
 	if err != nil {
 		return err
 	}
-	number := best.id
+	number, newest := best.id, f.newestMarker(f.list, f.found)
 	forced, err := replica.Force(best.dir, f.storeOptions(at))
 	switch {
 	case err == nil:
@@ -271,10 +285,11 @@ func (f *forcer) carryOut(context.Context) error {
 		}
 	}
 	kept := *best.row
-	kept.Replica, kept.Path, kept.State = number, best.dir, storeReady
+	kept.Replica, kept.Path, kept.State, kept.Stale = number, best.dir, storeReady, false
+	f.list.Generation = max(f.list.Generation, newest)
 	f.list.Stores, f.list.Next = []storeRow{kept}, max(f.list.Next, number+1)
 	if !kept.Drive.IsZero() {
-		if err := writeJSON(markerPath(kept.Path), marker{f.id.Cluster, kept.Store, kept.Replica}, 0o600); err != nil {
+		if err := writeJSON(markerPath(kept.Path), marker{f.id.Cluster, kept.Store, kept.Replica, f.list.Generation}, 0o600); err != nil {
 			return fileError("write "+markerPath(kept.Path), err)
 		}
 	}
@@ -300,7 +315,7 @@ func setAside(dir string, id uint64) error {
 	if err := os.Rename(dir, aside); err != nil {
 		return err
 	}
-	if err := os.Remove(markerPath(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := removeMarker(dir); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))

@@ -79,13 +79,16 @@ func (p *process) openMetadata(ctx context.Context) error {
 	} else if err := p.checkStrays(list, all); err != nil {
 		return err
 	}
+	if err := p.nextGeneration(list, all); err != nil {
+		return err
+	}
 	if err := p.finishShrinking(list); err != nil {
 		return err
 	}
 	p.copies = &copyKeeper{p: p, log: p.Log.With("part", "metadata"), list: list, refused: make(map[uint64]error), kick: make(chan struct{}, 1)}
 	var engine replica.Engine
 	if list.replicated() {
-		engine, err = p.copies.openReplicated(ctx, all)
+		engine, err = p.copies.openMarked(ctx, all)
 	} else {
 		engine, err = p.openLocal()
 	}
@@ -216,7 +219,7 @@ func (p *process) createStore(row *storeRow, dir string, first []uint64) error {
 		return fileErrorOr(NotWritable, what, "check the device and the mount", err)
 	}
 	if !row.Drive.IsZero() {
-		if err := writeJSON(markerPath(dir), marker{p.id.Cluster, row.Store, row.Replica}, 0o600); err != nil {
+		if err := writeJSON(markerPath(dir), marker{Cluster: p.id.Cluster, Store: row.Store, Replica: row.Replica}, 0o600); err != nil {
 			return fileErrorOr(NotWritable, what, "check the device and the mount", err)
 		}
 	}
@@ -298,9 +301,23 @@ type marker struct {
 	Cluster id128  `json:"cluster"`
 	Store   id128  `json:"store"`
 	Replica uint64 `json:"replica"`
+	// Generation is that of the list when the copy ran last, or somewhat less.
+	Generation uint64 `json:"generation,omitempty"`
 }
 
 func markerPath(dir string) string { return dir + ".json" }
+
+// removeMarker deletes the marker of a copy on a drive. One in the state
+// directory has none: what is called so is the list.
+func removeMarker(dir string) error {
+	if filepath.Base(dir) != metaName {
+		return nil
+	}
+	if err := os.Remove(markerPath(dir)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 // checkStrays refuses to start from a list of copies that is older than a copy
 // on a drive: the state directory was put back, and what lies in it is not the
@@ -333,7 +350,8 @@ func (p *process) checkStrays(list *storeList, all []found) error {
 			p.Log.Error("a copy of another cluster's metadata stays", "path", dir, "cluster", m.Cluster.String())
 		case list == nil || m.Replica >= list.Next:
 			return &StartError{MetadataLost, fmt.Sprintf("%s is copy %d of the metadata, which the state directory %s does not know of: it is older than that copy", dir, m.Replica, p.dir),
-				"restore the newest state directory; or recover from the drives with \"ruche recover\"", nil}
+				"restore the newest state directory; or, if there is none, move metadata.json and metadata/ of the state directory away: " +
+					"\"ruche recover\" takes over the copies on the drives, and loses nothing if a majority of them is there", nil}
 		case slices.Contains(list.Lost, m.Replica):
 			p.Log.Warn("a copy of the metadata that was given up is set aside", "path", dir, "replica", m.Replica)
 			if err := setAside(dir, m.Replica); err != nil {
@@ -354,7 +372,7 @@ func removeStore(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := os.Remove(markerPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeMarker(dir); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))

@@ -40,6 +40,9 @@ type storeList struct {
 	// Lost are the numbers of copies that were given up when one was forced. If
 	// they come back, they are set aside and not deleted.
 	Lost []uint64 `json:"lost,omitempty"`
+	// Generation rises with every start and more often. No marker of a copy is
+	// ahead of the newest list: see nextGeneration.
+	Generation uint64 `json:"generation,omitempty"`
 	// Next is the next number of a copy.
 	Next   uint64     `json:"next"`
 	Stores []storeRow `json:"stores"`
@@ -72,6 +75,9 @@ type storeRow struct {
 	Drive   topology.DriveID `json:"drive,omitzero"` // zero: in the state directory
 	State   string           `json:"state"`
 	Created time.Time        `json:"created"`
+	// Stale copies lie in a state directory that was put back: they are not
+	// opened under their number again.
+	Stale bool `json:"stale,omitempty"`
 }
 
 // readStores returns nil if there is no list.
