@@ -50,7 +50,7 @@ func TestSeedsRepeat(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(8)
 	if testing.Short() {
-		seeds = 2
+		seeds = 1
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

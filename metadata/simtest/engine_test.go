@@ -241,7 +241,7 @@ func (r *engineRun) run(seed uint64, stores int) {
 		}
 		places = append(places, replica.Place{Dir: storeDir, FS: o.FS})
 	}
-	r.net = &lossy{Transport: replica.NewInProcess(), r: rnd, delay: 5 * time.Millisecond}
+	r.net = &lossy{Transport: replica.NewInProcess(), r: rand.New(rand.NewPCG(seed, 0xd)), delay: 5 * time.Millisecond}
 	var err error
 	r.e, err = replica.OpenReplicated(places, replica.ReplicatedOptions{StoreOptions: options, Transport: r.net})
 	if err != nil {
@@ -282,7 +282,7 @@ func TestEngineIsLinearizable(t *testing.T) {
 	t.Parallel()
 	seeds := 12
 	if testing.Short() {
-		seeds = 3
+		seeds = 2
 	}
 	for i := range seeds {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {

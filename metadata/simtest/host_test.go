@@ -282,7 +282,7 @@ func (h *host) apply(w *replica.ApplyWork) {
 // compare hashes the rows of a group, some time later.
 func (h *host) compare(c *replica.Comparison) {
 	h.compares = append(h.compares, c)
-	h.soon(h.between(0, 300*millisecond), func() {
+	h.soon(h.between(0, 100*millisecond), func() {
 		h.compares = slices.DeleteFunc(h.compares, func(o *replica.Comparison) bool { return o == c })
 		h.counts.compared++
 		sum, err := c.Hash(h.ctx())

@@ -284,19 +284,46 @@ func (s *sim) wipe(h *host) {
 // rows may rot unseen.
 const quietGroup = 5
 
+// mendTime is how long a cluster has to find a row that was lost, and to bring
+// it back, while nothing else is wrong.
+const mendTime = 15 * second
+
 // rotOnce takes a row away from a store. It must be found odd when rows are
 // compared, and be mended.
 func (s *sim) rotOnce(h *host) {
-	if !s.healthy(h) || h.store == nil || h.gone || s.rotten != 0 || s.hosts[h.slot] != h {
+	if !s.healthy(h) || h.store == nil || h.gone || s.rotten != 0 || s.hosts[h.slot] != h || s.now+mendTime > s.harmEnds {
 		return
 	}
 	s.logf("a row of %v rots", h)
-	s.rotten, s.hold = h.id, s.now+10*second
+	s.rotten, s.hold = h.id, s.now+mendTime+second
 	disk := h.disk
 	h.end(h.store.Close)
 	rot(disk.mem, quietGroup, 0x20) // settings
 	h.disk = h.newDisk(disk.mem)
 	h.start()
+	s.awaitMended(s.now + mendTime)
+}
+
+// awaitMended has rows compared until the one that was lost is back.
+func (s *sim) awaitMended(until int64) {
+	s.after(second/2, func() {
+		why := s.mended()
+		switch {
+		case s.failed():
+		case why == "" && s.counts.odd > 0:
+			s.hold = s.now
+		case s.now >= until:
+			s.journal.problem("%d s after a row was lost: %s", mendTime/second, why)
+		default:
+			for _, h := range s.hosts {
+				if h.store != nil && h.leaders[quietGroup] == h.id {
+					_ = h.store.Compare(quietGroup) // it may lead no more
+					h.pump()
+				}
+			}
+			s.awaitMended(until)
+		}
+	})
 }
 
 // putBack starts a store with its files of an earlier time, as the snapshot of

@@ -245,8 +245,11 @@ func (s *sim) mended() string {
 	}
 	var sums []metadata.Sum
 	for _, h := range s.hosts {
-		if h.gone {
+		switch {
+		case h.gone:
 			continue
+		case h.store == nil:
+			return h.String() + " is down"
 		}
 		err := h.store.View(quietGroup, func(v state.View, _ uint64) error {
 			sum, err := v.SpanHash(s.ctx(), quietGroup)
