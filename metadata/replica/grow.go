@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -14,8 +15,8 @@ import (
 
 // Failures of steps between one copy and several.
 var (
-	// ErrReplicated means that a directory holds a replicated store, which an
-	// engine of one copy must not change.
+	// ErrReplicated means that a directory holds a replicated store, or what is
+	// left of one, which an engine of one copy must not change.
 	ErrReplicated = errors.New("store is replicated")
 	// ErrNotAlone means that other stores vote, so that this one does not know
 	// everything.
@@ -81,13 +82,18 @@ func sameLog(path string, id commandlog.Identity, o StoreOptions) error {
 	return nil
 }
 
-// refuseReplicated returns ErrReplicated if dir holds a command log.
+// refuseReplicated returns ErrReplicated if dir holds a command log, or what is
+// left of one: without it, what was committed is not all there.
 func refuseReplicated(dir string, o Options) error {
-	there, err := commandlog.Exists(o.FS, o.FS.PathJoin(dir, logName))
-	if err == nil && there {
-		err = fmt.Errorf("%w: open it with its other copies, or shrink it first", ErrReplicated)
+	path := o.FS.PathJoin(dir, logName)
+	_, err := o.FS.Stat(path)
+	if oserror.IsNotExist(err) {
+		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w, in %s: open it with its other copies, or shrink it first", ErrReplicated, path)
 }
 
 // positions writes the positions of all groups into their rows, in the place

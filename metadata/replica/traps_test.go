@@ -339,6 +339,16 @@ func TestGrowAndShrink(t *testing.T) {
 	if _, err := replica.Open(storeDir(1), o); !errors.Is(err, replica.ErrReplicated) {
 		t.Fatalf("the local engine opens a replicated store: %v", err)
 	}
+	emptied := fs.PathJoin(storeDir(1), "log")
+	if err := errors.Join(fs.Rename(emptied, "aside"), fs.MkdirAll(emptied, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replica.Open(storeDir(1), o); !errors.Is(err, replica.ErrReplicated) {
+		t.Fatalf("the local engine opens a replicated store whose log was emptied: %v", err)
+	}
+	if err := errors.Join(fs.Remove(emptied), fs.Rename("aside", emptied)); err != nil {
+		t.Fatal(err)
+	}
 
 	c := newCluster(t, 0)
 	c.fs = fs
