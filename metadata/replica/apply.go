@@ -308,6 +308,9 @@ func (s *Store) Restore(from, term uint64, h snapshot.Header) (bool, error) {
 	}
 	taken := false
 	s.guarded(h.Group, func(m *member) {
+		if !s.agrees(m, from, term, h.Index, h.Term) {
+			return
+		}
 		m.sign(term)
 		m.wake()
 		_ = m.node.Step(&pb.Message{

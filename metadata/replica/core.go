@@ -223,7 +223,15 @@ func (c *core) step(m *member, from uint64, r *pb.Message) {
 		}
 		m.sign(r.GetTerm())
 	case pb.MsgApp, pb.MsgSnap:
+		if r.GetType() == pb.MsgApp && !c.checkAppend(m, from, r) {
+			return
+		}
 		m.sign(r.GetTerm())
+		m.wake()
+	case pb.MsgAppResp:
+		if !c.checkAppended(m, from, r) {
+			return
+		}
 		m.wake()
 	case pb.MsgReadIndex:
 		if c.unproven(m) {
