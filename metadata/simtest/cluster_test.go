@@ -22,7 +22,7 @@ func TestCluster(t *testing.T) {
 	if seeds == 0 {
 		seeds = 100
 		if testing.Short() {
-			seeds = 4
+			seeds = 1
 		}
 	}
 	for i := range seeds {

@@ -282,7 +282,7 @@ func TestEngineIsLinearizable(t *testing.T) {
 	t.Parallel()
 	seeds := 12
 	if testing.Short() {
-		seeds = 2
+		seeds = 1
 	}
 	for i := range seeds {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
