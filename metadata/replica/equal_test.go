@@ -63,11 +63,15 @@ func TestSameRowsAsLocal(t *testing.T) {
 	l := open(t, replica.Options{FS: fs})
 	ps := places(t, 3)
 	o := engineOptions()
-	// A command that is proposed again takes a position of its own.
-	o.Tick, o.Retry, o.Patience = 0, time.Minute, time.Minute
+	// A command that is proposed again, as to another leader, takes a position
+	// of its own.
+	o.Tick, o.Retry, o.Patience = 2*time.Second, time.Minute, time.Minute
 	e, err := replica.OpenReplicated(ps, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for g := range uint32(metadata.DataGroups + 1) {
+		waitFor(t, "a leader", func() bool { return e.Leader(g) != 0 })
 	}
 	prepared := preparing()
 	for i, c := range prepared {
