@@ -17,7 +17,7 @@ build: ## bin/ruche
 run: build ## a store in ./data on 127.0.0.1:9000
 	$(BIN) serve --data ./data
 
-test: unit long blackbox replicated ## everything a change must pass, under 10 minutes
+test: unit long blackbox ## everything a change must pass, under 10 minutes
 
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
@@ -34,9 +34,8 @@ soak: ## 100,000 power cuts, 5,000 simulated clusters and 1,000 kill -9, of new 
 blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
 	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
 
-replicated: build ## S3 suite and kills once more with three copies of the metadata; as root, devices that fail
+replicated: build ## S3 suite and kills once more with three copies of the metadata
 	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill
-	RUCHE_BIN=$(BIN) go test -count=1 -timeout 15m ./conformance/devices
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -46,14 +45,14 @@ lint: ## gofmt, vet, staticcheck
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	./conformance/tools/fuzz.sh $(or $(FUZZTIME),10s)
 
-conformance: build ## every real client, over TLS and plain HTTP
+conformance: build ## every real client, over TLS and plain HTTP; as root, devices that fail
 	./conformance/tools/install.sh
 	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -p 1 -timeout 40m ./conformance/...
 
 bench: build ## load on a server of our own; BENCHFLAGS="--peer URL --peer-pid N ..." compares
 	go run ./bench --serve $(BIN) --commit $(VERSION) $(BENCHFLAGS)
 
-check: lint test conformance ## all of CI
+check: lint test replicated conformance ## all of CI
 
 clean: ## remove what was built; data stays
 	rm -rf bin .cache
