@@ -1,0 +1,195 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
+)
+
+// openReplicated opens all copies that are there, and waits until they have
+// agreed on leaders.
+func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.Replicated, error) {
+	places, err := k.locateAll(all)
+	if err != nil {
+		return nil, err
+	}
+	if len(places) == 0 {
+		return nil, quorumLost(k.missing(), nil)
+	}
+	e, err := replica.OpenReplicated(places, k.p.replicatedOptions(len(places)))
+	if err != nil {
+		if errors.Is(err, replica.ErrAbsurdClock) {
+			return nil, k.p.openingError(k.p.localPath(), err)
+		}
+		return nil, quorumLost(k.missing(), err)
+	}
+	for dir, err := range e.Refused() {
+		if i := slices.IndexFunc(k.list.Stores, func(s storeRow) bool { return s.Path == dir && s.State != storeGone }); i >= 0 {
+			k.refuse(k.list.Stores[i].Replica, err)
+		}
+	}
+	if err := awaitLeaders(ctx, e); err != nil {
+		if ctx.Err() == nil {
+			err = quorumLost(k.missing(), err)
+		}
+		return nil, errors.Join(err, e.Close())
+	}
+	for _, line := range k.missing() {
+		k.log.Error("metadata without a copy", "copy", line)
+	}
+	return e, nil
+}
+
+// locateAll finds the directories of the copies that are to be opened, and
+// finishes what a switch from one copy has begun.
+func (k *copyKeeper) locateAll(all []found) (places []replica.Place, err error) {
+	moved := false
+	for i := range k.list.Stores {
+		row := &k.list.Stores[i]
+		if row.State == storeNew || row.State == storeGone {
+			continue // made, or deleted, once the others serve
+		}
+		if row.State == storeForced {
+			return nil, &StartError{NoQuorum, fmt.Sprintf("copy %d of the metadata in %s was being made the truth, and that was cut off", row.Replica, row.Path),
+				"run \"ruche metadata force\" again", nil}
+		}
+		if row.Stale {
+			k.refuse(row.Replica, putBack(row.Replica))
+			continue
+		}
+		dir, err := k.p.locate(row, all)
+		var at replica.Place
+		if err == nil {
+			at, err = k.p.storePlace(row, dir)
+		}
+		if err != nil {
+			k.refuse(row.Replica, err)
+			continue
+		}
+		if row.State == storeGrowing {
+			if err := replica.Grow(dir, at.Want, k.p.storeOptions(at)); err != nil {
+				return nil, k.p.openingError(dir, err)
+			}
+			row.State, moved = storeReady, true
+		}
+		if row.Path != dir {
+			row.Path, moved = dir, true
+		}
+		places = append(places, at)
+	}
+	if moved {
+		return places, k.list.save(k.p.dir)
+	}
+	return places, nil
+}
+
+// storeOptions are those for work on a copy that no engine has open.
+func (p *process) storeOptions(at replica.Place) replica.StoreOptions {
+	return replica.StoreOptions{Options: replica.Options{FS: at.FS, Now: p.Now, Logger: p.Log.With("part", "metadata")}, Want: at.Want}
+}
+
+// replicatedOptions share the memory of one copy among several.
+func (p *process) replicatedOptions(copies int) replica.ReplicatedOptions {
+	o := p.metadataOptions()
+	o.OnFailure = func(err error) { p.Log.Error("too few copies of the metadata are left; nothing is served", "err", err) }
+	o.CacheBytes = max(96<<20/int64(copies), 16<<20)
+	o.MemTableBytes = 8 << 20
+	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o}, Tick: p.MetadataTick}
+}
+
+// missing words which copies are not open.
+func (k *copyKeeper) missing() (out []string) {
+	list, refused, _, _ := k.snapshot()
+	for _, s := range list.Stores {
+		if err := refused[s.Replica]; err != nil && s.State != storeGone {
+			out = append(out, fmt.Sprintf("copy %d in %s: %v", s.Replica, s.Path, err))
+		}
+	}
+	return out
+}
+
+// awaitLeaders waits until all groups answer. It does not wait for what cannot
+// be: a quorum of copies that are not open.
+func awaitLeaders(ctx context.Context, e *replica.Replicated) error {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	if err := quorumOpen(e.Status(ctx)); err != nil {
+		return err
+	}
+	for g := range uint32(metadata.DataGroups + 1) {
+		for {
+			_, err := e.Head(ctx, g)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil || !errors.Is(err, metadata.ErrUnavailable) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// quorumOpen reports whether a majority of each group's voters runs, as far as
+// the copies that run know them.
+func quorumOpen(all []replica.StoreStatus) error {
+	for g := range metadata.DataGroups + 1 {
+		conf := newestGroup(all, g)
+		if conf == nil {
+			return errors.New("no copy runs")
+		}
+		there := 0
+		for _, id := range conf.Voters {
+			if slices.ContainsFunc(all, func(s replica.StoreStatus) bool { return s.Replica == id && s.Err == nil }) {
+				there++
+			}
+		}
+		if need := len(conf.Voters)/2 + 1; there < need && !conf.Joint {
+			return fmt.Errorf("%d of %d copies are there, %d are needed", there, len(conf.Voters), need)
+		}
+	}
+	return nil
+}
+
+// newestGroup returns what the copy that has applied most of a group says of it,
+// nil if none runs.
+func newestGroup(all []replica.StoreStatus, group int) (best *replica.GroupStatus) {
+	for i := range all {
+		if all[i].Err != nil || group >= len(all[i].Groups) {
+			continue
+		}
+		if g := &all[i].Groups[group]; best == nil || g.Applied > best.Applied {
+			best = g
+		}
+	}
+	return best
+}
+
+// begin has all groups of a new store take the newest commands and, if there
+// are several copies, names them in the metadata. Copies that were opened just
+// now have to be heard first.
+func (k *copyKeeper) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openPatience)
+	defer cancel()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := k.raise(ctx)
+		if e := k.replicated(); err == nil && e != nil {
+			err = k.want(ctx, e)
+		}
+		if err == nil || !errors.Is(err, metadata.ErrUnavailable) && !errors.Is(err, replica.ErrNoLeader) {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
