@@ -180,8 +180,11 @@ func (c *reception) Complete(ctx context.Context, sum snapshot.Summary) error {
 	if err != nil {
 		return err
 	}
+	// Restore is waited for although the sender gives up: Close lets the next
+	// transfer begin, and that removes a staged snapshot that is still to be
+	// installed. The wait ends with the store, which leaves no call unanswered.
 	taken := make(chan bool, 1)
-	err = c.r.do(ctx, func(s *Store) error {
+	err = c.r.do(context.WithoutCancel(ctx), func(s *Store) error {
 		ok, err := s.Restore(c.offer.From, c.offer.Term, c.offer.Header)
 		taken <- ok
 		return err
