@@ -89,10 +89,17 @@ func conditionsOf(n *node.Node) map[topology.DriveID]object.Condition {
 	return out
 }
 
-// Ready implements admin.HealthCheck.
-func (c *control) Ready(context.Context) error {
+// Ready implements admin.HealthCheck. The metadata must answer: without a
+// majority of its copies every request fails, reads too. It is given
+// [statusPatience] to do so, which bridges most changes of the leader.
+func (c *control) Ready(ctx context.Context) error {
 	if c.p.stopping.Load() {
 		return errors.New("stopping")
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	if _, err := c.p.meta.PGs(ctx); err != nil {
+		return fmt.Errorf("the metadata does not answer: %w", err)
 	}
 	return nil
 }

@@ -442,10 +442,16 @@ func TestMajorityLostUnderARunningServer(t *testing.T) {
 	dir := withBucket(t, three)
 	p := opened(t, settings(t, dir, three))
 	await(t, p, "three copies", well(3))
+	if err := p.ctl.Ready(t.Context()); err != nil {
+		t.Errorf("not ready with three copies: %v", err)
+	}
 	for _, d := range []string{"d1", "d2"} {
 		remove(t, filepath.Join(dir, d, "meta"))
 	}
 	await(t, p, "the loss is seen", func(m *admin.Metadata) bool { return m.Healthy == 1 })
+	if err := p.ctl.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "metadata") {
+		t.Errorf("ready without a majority: %v", err)
+	}
 	began := time.Now()
 	_, err := p.eng.Put(t.Context(), &object.PutRequest{Bucket: "b", Key: "k", Body: object.Body{Reader: strings.NewReader("small"), Bytes: 5}})
 	if !errors.Is(err, metadata.ErrUnavailable) {
