@@ -69,7 +69,7 @@ func checkOwner(all []found, own id128, state string) error {
 func checkFresh(all []found, state string) error {
 	if owners := clusters(all); len(owners) > 0 {
 		return &StartError{MetadataLost, fmt.Sprintf("state directory %s is empty but drives belong to cluster %s", state, owners[0]),
-			"give --data the state directory of that cluster, or restore it from its backup; if it is lost, make it anew from the drives with \"ruche recover\". " +
+			"give --data the state directory of that cluster, or restore it from its backup; if it is lost, make it anew from the drives with \"ruche recover\", or from a backup with \"ruche metadata restore\". " +
 				"To begin anew and lose the objects on these drives, empty the drive directories yourself", nil}
 	}
 	for _, f := range all {

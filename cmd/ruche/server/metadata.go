@@ -123,7 +123,7 @@ func (p *process) openLocal() (*replica.Local, error) {
 	dir := p.localPath()
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !p.first.is {
 		return nil, &StartError{MetadataLost, dir + " is missing while drives hold data",
-			"restore the state directory from its backup, or make the metadata anew from the drives with \"ruche recover\"", nil}
+			"if it was moved, put it back; else make it anew from the drives with \"ruche recover\", or from a backup with \"ruche metadata restore\"", nil}
 	}
 	files, err := p.stateFS()
 	if err != nil {
@@ -153,7 +153,8 @@ func (p *process) openingError(dir string, err error) error {
 	if errors.Is(err, replica.ErrAbsurdClock) {
 		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
 	}
-	return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; restore it from its backup if it is damaged", err)
+	return fileErrorOr(Damaged, "metadata "+dir, "check the device of the state directory; if the metadata is damaged for good, move "+dir+
+		" aside and make it anew from the drives with \"ruche recover\", or from a backup with \"ruche metadata restore\"", err)
 }
 
 // makeStores makes the copies of a new cluster. It returns nil if there is to be

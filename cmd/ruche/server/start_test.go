@@ -229,7 +229,7 @@ func TestMetadataLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := attempt(t, settings(t, dir, nil), nil)
-		wantReason(t, err, MetadataLost, "metadata")
+		wantReason(t, err, MetadataLost, "metadata", "ruche recover", "ruche metadata restore")
 	})
 	t.Run("metadata is empty", func(t *testing.T) {
 		t.Parallel()
