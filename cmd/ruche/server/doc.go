@@ -7,9 +7,12 @@
 //	LOCK               held while a process serves from here
 //	keyring            encryption keys (elsewhere with --keyring), mode 0600
 //	root-credentials   access key and secret of root, mode 0600
-//	metadata/          the metadata, encrypted
+//	metadata/          the only copy of the metadata, or one of several, encrypted
+//	metadata.json      which copies of the metadata there are; not there with one
 //	tls/               the generated certificate, if there is one
 //	endpoints.json     where the last process really listened
+//
+// Copies on drives are in meta/ there, with meta.json beside them.
 //
 // Drives are never written to before it is certain that they belong here.
 //
