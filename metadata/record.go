@@ -1,5 +1,7 @@
 package metadata
 
+import "crypto/sha256"
+
 // RecordType says what a record on a drive holds. The values are stored.
 type RecordType uint8
 
@@ -37,6 +39,17 @@ type Record struct {
 
 // Sum is a SHA-256.
 type Sum [32]byte
+
+// Payload is what a record of another type than a shard carries, with its
+// checksum, so that several drives get both for one computation. Nobody changes
+// it.
+type Payload struct {
+	Bytes []byte
+	Sum   Sum // of Bytes; who reads the record back checks it
+}
+
+// PayloadOf computes the checksum of what a record is to carry. It keeps b.
+func PayloadOf(b []byte) Payload { return Payload{Bytes: b, Sum: sha256.Sum256(b)} }
 
 // Footer ends a shard record. The gateway makes it after the last cell.
 type Footer struct {

@@ -58,7 +58,7 @@ func TestSlowWriters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // not reached
 	defer cancel()
 	rec := metadata.Record{Type: metadata.RecordManifest, Shard: metadata.ShardID{Chunk: metadata.ChunkID{1}}}
-	if err := w.d.PutRecord(ctx, &rec, make([]byte, 10_000)); err != nil {
+	if err := w.d.PutRecord(ctx, &rec, metadata.PayloadOf(make([]byte, 10_000))); err != nil {
 		t.Errorf("record beside slow writers: %v", err)
 	}
 	before := w.d.Status().Segments

@@ -385,7 +385,7 @@ func TestCompaction(t *testing.T) {
 	opts.SegmentBytes, opts.CompactGrace = 64<<10, time.Nanosecond
 	w := open(t, opts, "d")
 	rec := metadata.Record{Type: metadata.RecordBucket, Shard: metadata.ShardID{Chunk: metadata.ChunkID{1}}, Epoch: 4}
-	if err := w.d.PutRecord(t.Context(), &rec, []byte("a bucket")); err != nil {
+	if err := w.d.PutRecord(t.Context(), &rec, metadata.PayloadOf([]byte("a bucket"))); err != nil {
 		t.Fatal(err)
 	}
 	for range 100 {

@@ -145,7 +145,7 @@ func TestTornRecords(t *testing.T) {
 	kept, torn := w.put(3000), w.put(3000)
 	file, r := w.where(torn)
 	rec := metadata.Record{Type: metadata.RecordManifest, Shard: metadata.ShardID{Chunk: metadata.ChunkID{1}}}
-	if err := w.d.PutRecord(t.Context(), &rec, make([]byte, 3000)); err != nil {
+	if err := w.d.PutRecord(t.Context(), &rec, metadata.PayloadOf(make([]byte, 3000))); err != nil {
 		t.Fatal(err)
 	}
 	disk = killed(w, disk)
@@ -311,7 +311,7 @@ func TestDirectoryAfterFull(t *testing.T) {
 func putManifest(t *testing.T, w *workbench, n byte) {
 	t.Helper()
 	rec := metadata.Record{Type: metadata.RecordManifest, Shard: metadata.ShardID{Chunk: metadata.ChunkID{n}}}
-	if err := w.d.PutRecord(t.Context(), &rec, []byte{n}); err != nil {
+	if err := w.d.PutRecord(t.Context(), &rec, metadata.PayloadOf([]byte{n})); err != nil {
 		t.Fatal(err)
 	}
 }

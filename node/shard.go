@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -371,20 +370,21 @@ func (d *Drive) movedSince(r *row) (*row, error) {
 
 // PutRecord writes a record of another type than a shard. It is durable when
 // PutRecord returns nil. The payload must fit into half a segment.
-func (d *Drive) PutRecord(ctx context.Context, rec *metadata.Record, payload []byte) error {
+func (d *Drive) PutRecord(ctx context.Context, rec *metadata.Record, payload metadata.Payload) error {
 	if err := d.usable(); err != nil {
 		return err
 	}
 	if rec.Type == metadata.RecordShard || rec.Type >= segment.TypeSeal {
 		return fmt.Errorf("node: record of type %d", rec.Type)
 	}
-	if int64(len(payload)) > d.opts.SegmentBytes/2 {
-		return fmt.Errorf("node: record of %d bytes, at most %d", len(payload), d.opts.SegmentBytes/2)
+	length := int64(len(payload.Bytes))
+	if length > d.opts.SegmentBytes/2 {
+		return fmt.Errorf("node: record of %d bytes, at most %d", length, d.opts.SegmentBytes/2)
 	}
-	if err := d.space.admit(int64(len(payload))); err != nil {
+	if err := d.space.admit(length); err != nil {
 		return err
 	}
-	giveBack, err := d.budget.record(ctx, bufferSize(int64(len(payload)+1024)))
+	giveBack, err := d.budget.record(ctx, bufferSize(length+1024))
 	if err != nil {
 		return err
 	}
@@ -393,13 +393,13 @@ func (d *Drive) PutRecord(ctx context.Context, rec *metadata.Record, payload []b
 }
 
 // payloadRequest assembles a record of another type than a shard.
-func (d *Drive) payloadRequest(rec *metadata.Record, payload []byte, giveBack func()) *appendRequest {
-	h := segment.Header{Body: int64(len(payload)), Born: d.layout.born(), Record: *rec}
-	buf := segment.AppendHeader(d.buffers.get(bufferSize(int64(len(payload)+1024))), &h)
+func (d *Drive) payloadRequest(rec *metadata.Record, payload metadata.Payload, giveBack func()) *appendRequest {
+	h := segment.Header{Body: int64(len(payload.Bytes)), Born: d.layout.born(), Record: *rec}
+	buf := segment.AppendHeader(d.buffers.get(bufferSize(h.Body+1024)), &h)
 	header := len(buf)
-	buf = append(buf, payload...)
+	buf = append(buf, payload.Bytes...)
 	f := segment.Footer{
-		Type: rec.Type, Header: header, Body: h.Body, ChunkBytes: h.Body, Own: metadata.Sum(sha256.Sum256(payload)),
+		Type: rec.Type, Header: header, Body: h.Body, ChunkBytes: h.Body, Own: payload.Sum,
 	}
 	at := len(buf)
 	buf = segment.AppendFooter(buf, buf[:header], &f)

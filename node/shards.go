@@ -88,7 +88,7 @@ func (n *Node) List(ctx context.Context, drive topology.DriveID, after metadata.
 
 // PutRecord writes a record of another type than a shard: see
 // [Drive.PutRecord].
-func (n *Node) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error {
+func (n *Node) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
 	d, err := n.Drive(drive)
 	if err != nil {
 		return err

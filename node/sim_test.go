@@ -360,7 +360,7 @@ func (s *sim) putRecord(ctx context.Context, n *Node, rng *rand.Rand) error {
 	s.mu.Lock()
 	s.records = append(s.records, r)
 	s.mu.Unlock()
-	if err := n.PutRecord(ctx, s.drive, &r.rec, r.payload); err != nil {
+	if err := n.PutRecord(ctx, s.drive, &r.rec, metadata.PayloadOf(r.payload)); err != nil {
 		return fmt.Errorf("put record: %w", err)
 	}
 	s.mu.Lock()

@@ -361,7 +361,7 @@ func (s *faultyShards) ReadAt(ctx context.Context, d topology.DriveID, ref metad
 	return nil
 }
 
-func (s *faultyShards) PutRecord(ctx context.Context, d topology.DriveID, rec *metadata.Record, payload []byte) error {
+func (s *faultyShards) PutRecord(ctx context.Context, d topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
 	if f := s.fault("record", d, rec.Ref()); f.err != nil {
 		return f.err
 	}

@@ -72,7 +72,7 @@ func (d manifestDrives) Readable(drive topology.DriveID) bool {
 
 func (d manifestDrives) Hanging() bool { return d.g.e.counters.hanging.Load() > 0 }
 
-func (d manifestDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error {
+func (d manifestDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
 	own := *rec // the call may go on for longer
 	_, err := d.g.guard.do(ctx, drive, manifestTimeout, func(ctx context.Context) error {
 		return d.g.e.shards.PutRecord(ctx, drive, &own, payload)

@@ -13,7 +13,7 @@ import (
 
 // putRecord writes an account or bucket record on m+1 drives, one more than
 // may be lost at once. It needs all of them to be durable.
-func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, payload []byte) error {
+func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, body []byte) error {
 	if err := e.random(rec.Shard.Chunk[:]); err != nil {
 		return err
 	}
@@ -28,6 +28,7 @@ func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, payload []
 			candidates = append(candidates, d)
 		}
 	}
+	payload := metadata.PayloadOf(body)
 	written, errs := 0, []error{}
 	for written < need && len(candidates) > 0 {
 		n := min(need-written, len(candidates))

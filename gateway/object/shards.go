@@ -49,8 +49,9 @@ type Shards interface {
 	List(ctx context.Context, drive topology.DriveID, after metadata.ShardRef, pendingOnly bool, limit int) ([]metadata.StoredShard, error)
 
 	// PutRecord writes a record of another type than a shard. It is durable
-	// when PutRecord returns nil.
-	PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error
+	// when PutRecord returns nil. The payload's sum is stored as it is: a record
+	// whose payload has another is damaged.
+	PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error
 
 	// Records calls yield for every record of one type on the drive, oldest
 	// first, until yield returns an error, which it returns.

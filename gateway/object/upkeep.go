@@ -287,6 +287,7 @@ func (k *recordKeeper) remake(ctx context.Context, rec metadata.Record, payload 
 	if err != nil {
 		return err
 	}
+	record := metadata.PayloadOf(body)
 	var errs []error
 	first := int(rec.Shard.Chunk[0]) // so that not all lie on the same drives
 	for i := range drives {
@@ -299,7 +300,7 @@ func (k *recordKeeper) remake(ctx context.Context, rec metadata.Record, payload 
 		}
 		own := rec
 		_, err := k.g.guard.do(ctx, drive, k.g.e.options.StallTimeout, func(ctx context.Context) error {
-			return k.g.e.shards.PutRecord(ctx, drive, &own, body)
+			return k.g.e.shards.PutRecord(ctx, drive, &own, record)
 		})
 		if err != nil {
 			errs = append(errs, err)

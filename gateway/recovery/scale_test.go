@@ -126,7 +126,7 @@ func (c *cluster) realDrives(dir string) *node.Node {
 func (c *cluster) flush(n *node.Node) {
 	for _, d := range c.drives {
 		for i := range d.records {
-			c.check(n.PutRecord(c.t.Context(), d.id, &d.records[i].rec, d.records[i].payload))
+			c.check(n.PutRecord(c.t.Context(), d.id, &d.records[i].rec, metadata.PayloadOf(d.records[i].payload)))
 		}
 		d.records = nil
 	}

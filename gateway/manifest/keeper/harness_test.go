@@ -81,7 +81,7 @@ func (d *fakeDrives) Hanging() bool {
 	return d.hanging
 }
 
-func (d *fakeDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error {
+func (d *fakeDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -97,7 +97,7 @@ func (d *fakeDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec 
 			}
 		}
 		d.puts++
-		d.records[drive] = append(d.records[drive], stored{*rec, bytes.Clone(payload)})
+		d.records[drive] = append(d.records[drive], stored{*rec, bytes.Clone(payload.Bytes)})
 		return nil
 	})
 }

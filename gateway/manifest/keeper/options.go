@@ -49,7 +49,7 @@ type Drives interface {
 
 	// PutRecord writes a record; it is durable when PutRecord returns nil. It
 	// does not change payload.
-	PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error
+	PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error
 	// Records calls yield for every record of one type, oldest first, and
 	// never again after it has returned. Time in yield does not count.
 	Records(ctx context.Context, drive topology.DriveID, typ metadata.RecordType, yield func(rec *metadata.Record, payload []byte) error) error

@@ -154,7 +154,7 @@ func (w *rewriter) write(ctx context.Context, r *rebuilt) error {
 	defer release()
 	rec := metadata.Record{Type: metadata.RecordManifest, Shard: metadata.ShardID{Chunk: id}, PG: r.group,
 		Generation: uint32(w.s.groups[r.group].row.Version), Bucket: r.bucket.ID, Account: r.bucket.row.Owner, Epoch: epoch}
-	if err := w.s.k.put(ctx, w.drive, &rec, payload); err != nil {
+	if err := w.s.k.put(ctx, w.drive, &rec, metadata.PayloadOf(payload)); err != nil {
 		return err
 	}
 	for _, ref := range r.refs {

@@ -158,7 +158,7 @@ func (r *rootRecord) tend(ctx context.Context, k *Keeper) error {
 // spread writes tables to the drives that only names, or to all if it is nil,
 // and frees older ones there.
 func (r *rootRecord) spread(ctx context.Context, k *Keeper, t *manifest.Root, only map[topology.DriveID]bool) (written int, errs []error) {
-	id, payload, err := manifest.SealRoot(k.o.Rand, k.o.RootKeys, k.o.Cluster, t)
+	id, body, err := manifest.SealRoot(k.o.Rand, k.o.RootKeys, k.o.Cluster, t)
 	if err != nil {
 		return 0, []error{err}
 	}
@@ -167,6 +167,7 @@ func (r *rootRecord) spread(ctx context.Context, k *Keeper, t *manifest.Root, on
 		return 0, []error{err}
 	}
 	defer release()
+	payload := metadata.PayloadOf(body)
 	var puts sync.WaitGroup
 	var mu sync.Mutex // guards written, errs and r.written
 	for i := range t.Drives.Drives {

@@ -84,13 +84,13 @@ func (s *sink) flush(ctx context.Context) error {
 	}
 	s.running.Go(func() {
 		defer func() { <-s.slots }()
-		s.write(ctx, &rec, payload)
+		s.write(ctx, &rec, metadata.PayloadOf(payload))
 	})
 	return nil
 }
 
 // write writes a record to all drives that have not failed.
-func (s *sink) write(ctx context.Context, rec *metadata.Record, payload []byte) {
+func (s *sink) write(ctx context.Context, rec *metadata.Record, payload metadata.Payload) {
 	var puts sync.WaitGroup
 	for _, drive := range s.drives {
 		s.mu.Lock()
@@ -111,7 +111,7 @@ func (s *sink) write(ctx context.Context, rec *metadata.Record, payload []byte) 
 	puts.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.bytes += int64(len(payload))
+	s.bytes += int64(len(payload.Bytes))
 }
 
 // close writes what is left, waits for all writes, and returns the drives that
@@ -138,7 +138,7 @@ const putPause = 100 * time.Millisecond
 
 // put writes a record to a drive. What may have been a moment's trouble is
 // tried twice.
-func (k *Keeper) put(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload []byte) error {
+func (k *Keeper) put(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
 	if !k.o.Drives.Writable(drive) {
 		return metadata.ErrDriveAbsent
 	}
@@ -151,8 +151,8 @@ func (k *Keeper) put(ctx context.Context, drive topology.DriveID, rec *metadata.
 		return err
 	}
 	k.records.Add(1)
-	k.bytes.Add(uint64(len(payload)))
-	k.pass.wrote.Add(int64(len(payload)))
+	k.bytes.Add(uint64(len(payload.Bytes)))
+	k.pass.wrote.Add(int64(len(payload.Bytes)))
 	return nil
 }
 

@@ -300,7 +300,7 @@ func testAbsent(t *testing.T, s Subject, rng *rand.Rand) {
 		"Verify":    absent.Shards.Verify(ctx, absent.Drive, ref),
 		"Confirm":   absent.Shards.Confirm(ctx, absent.Drive, refs),
 		"Free":      absent.Shards.Free(ctx, absent.Drive, refs),
-		"PutRecord": absent.Shards.PutRecord(ctx, absent.Drive, &metadata.Record{Type: metadata.RecordBucket}, nil),
+		"PutRecord": absent.Shards.PutRecord(ctx, absent.Drive, &metadata.Record{Type: metadata.RecordBucket}, metadata.PayloadOf(nil)),
 		"Records":   absent.Shards.Records(ctx, absent.Drive, metadata.RecordBucket, nil),
 	} {
 		if !errors.Is(err, metadata.ErrDriveAbsent) {
@@ -522,7 +522,7 @@ func testRecords(t *testing.T, s Subject, rng *rand.Rand) {
 		fill(rng, rec.Bucket[:])
 		payload := make([]byte, i*777)
 		fill(rng, payload)
-		if err := s.Shards.PutRecord(t.Context(), s.Drive, &rec, payload); err != nil {
+		if err := s.Shards.PutRecord(t.Context(), s.Drive, &rec, metadata.PayloadOf(payload)); err != nil {
 			t.Fatal(err)
 		}
 		if rec.Type == metadata.RecordBucket {
