@@ -21,6 +21,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/ruche-storage/ruche/bench/process"
+	"github.com/ruche-storage/ruche/conformance"
 )
 
 const (
@@ -50,21 +51,20 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	bin := os.Getenv("RUCHE_BIN")
-	switch {
-	case bin == "" && os.Getenv("RUCHE_REQUIRE") == "1":
-		t.Fatal("RUCHE_BIN is not set")
-	case bin == "":
-		t.Skip("RUCHE_BIN is not set")
-	case testing.Short():
+	if bin == "" {
+		missing(t, "RUCHE_BIN is not set")
+	}
+	if testing.Short() {
 		t.Skip("takes a minute")
-	case os.Geteuid() != 0:
-		t.Skip("only root can mount the devices")
+	}
+	if err := Possible(); err != nil {
+		t.Skip(err)
 	}
 	m := &machine{t: t, home: t.TempDir()}
 	for i := range drives {
 		d, err := Make(m.home, fmt.Sprintf("d%d", i+1), deviceBytes)
 		if err != nil {
-			t.Skipf("no devices here: %v", err)
+			missing(t, fmt.Sprintf("no devices here: %v", err))
 		}
 		t.Cleanup(func() {
 			if err := d.Unmount(); err != nil {
@@ -86,6 +86,15 @@ func newMachine(t *testing.T) *machine {
 		}
 	})
 	return m
+}
+
+// missing skips the test, or fails it if everything is required.
+func missing(t *testing.T, reason string) {
+	t.Helper()
+	if conformance.Required() {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
 }
 
 func (m *machine) start() {
