@@ -301,8 +301,9 @@ func (e *Replicated) usable() error {
 	return nil
 }
 
-// lost is told that a store has stopped.
-func (e *Replicated) lost(r *runner, err error) {
+// lost is told that a store has stopped. It reports whether too few are left
+// since then: the caller then calls OnFailure.
+func (e *Replicated) lost(r *runner, err error) (tooFew bool) {
 	e.opts.Logger.Error("metadata store has stopped", "store", r.store.Dir(), "replica", r.id(), "err", err)
 	left, all := 0, 0
 	for _, o := range *e.runners.Load() {
@@ -316,11 +317,12 @@ func (e *Replicated) lost(r *runner, err error) {
 	}
 	if left < all/2+1 && e.failure.CompareAndSwap(nil, &err) {
 		close(e.fenced)
-		e.opts.OnFailure(err)
+		tooFew = true
 	}
 	for g := range e.groups {
 		e.groups[g].forget(r.id())
 	}
+	return tooFew
 }
 
 // forget notes that a store leads no more.

@@ -15,6 +15,8 @@ import (
 const (
 	trimTicks  = 50 // between cuts of the log
 	spaceTicks = 3  // between looks at the free space
+	// retireTicks is how long others wait until a store is marked as retired.
+	retireTicks = 50
 )
 
 // runner drives one store: a goroutine that decides, one that writes the log,
@@ -143,15 +145,43 @@ func (r *runner) decide() {
 		rd := r.store.Ready()
 		r.carryOut(&rd)
 		if rd.Stopped != nil {
-			if _, forgotten := errors.AsType[*ForgottenError](rd.Stopped); forgotten {
-				if err := r.store.Retire(rd.Stopped.Error()); err != nil {
-					r.engine.opts.Logger.Error("store is not marked as retired", "store", r.store.Dir(), "err", err)
-				}
-			}
-			r.reason.CompareAndSwap(nil, &rd.Stopped)
-			r.engine.lost(r, rd.Stopped)
+			r.fall(rd.Stopped)
 			return
 		}
+	}
+}
+
+// fall tells the engine why the store has stopped, before anything is written:
+// a device that hangs must not keep the store among those that run. OnFailure
+// may end the process and comes last, so that a device that works has the mark
+// of a retired store by then.
+func (r *runner) fall(why error) {
+	r.reason.CompareAndSwap(nil, &why)
+	tooFew := r.engine.lost(r, why)
+	if _, forgotten := errors.AsType[*ForgottenError](why); forgotten {
+		r.retire(why)
+	}
+	if tooFew {
+		r.engine.opts.OnFailure(why)
+	}
+}
+
+// retire marks the store as retired. It does not wait for long: what hangs goes
+// on by itself, and end waits for it.
+func (r *runner) retire(why error) {
+	marked := make(chan struct{})
+	r.done.Go(func() {
+		defer close(marked)
+		if err := r.store.Retire(why.Error()); err != nil {
+			r.engine.opts.Logger.Error("store is not marked as retired", "store", r.store.Dir(), "err", err)
+		}
+	})
+	patience := time.NewTimer(retireTicks * r.tick)
+	defer patience.Stop()
+	select {
+	case <-marked:
+	case <-patience.C:
+		r.engine.opts.Logger.Warn("store is not marked as retired yet: its device does not answer", "store", r.store.Dir())
 	}
 }
 
