@@ -471,7 +471,7 @@ func TestFsck(t *testing.T) {
 	overwrite(t, fs, name, r.entry.Body/3, 1, flip)
 	for _, rebuild := range []bool{false, true} {
 		report, err = Fsck(t.Context(), opts, "d", rebuild)
-		if err != nil || report.Records != 21 || report.Bad != 1 || report.BadShard[0].Shard.Ref() != large.Ref() {
+		if err != nil || report.Records != 21 || report.Bad != 1 || len(report.BadNamed) != 1 || report.BadNamed[0].Record.Shard != large.Ref().Shard {
 			t.Errorf("Fsck(rebuild %t) of a damaged drive = %+v, %v", rebuild, report, err)
 		}
 		if report.Recovery.IndexRebuilt != rebuild {
@@ -480,6 +480,25 @@ func TestFsck(t *testing.T) {
 	}
 	if report.Shards != 21 || report.Pending != 21 {
 		t.Errorf("after a rebuild %d of %d shards are pending", report.Pending, report.Shards)
+	}
+}
+
+// TestFsckNamesEveryRecord damages a record that is no shard.
+func TestFsckNamesEveryRecord(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	format(t, fs, "d")
+	w := open(t, quietOptions(fs), "d")
+	putManifest(t, w, 7)
+	r := manifestRows(t, w)[0]
+	w.close()
+	overwrite(t, fs, w.d.layout.file(r.dir, r.segment), r.entry.Body, 1, flip)
+	report, err := Fsck(t.Context(), quietOptions(fs), "d", false)
+	if err != nil || report.Bad != 1 || len(report.BadNamed) != 1 {
+		t.Fatalf("Fsck = %+v, %v; want one bad record, named", report, err)
+	}
+	if b := report.BadNamed[0]; b.Record.Type != metadata.RecordManifest || b.Record.Shard.Chunk[0] != 7 || b.Err == nil {
+		t.Errorf("bad record %+v", b)
 	}
 }
 

@@ -3,10 +3,18 @@ package node
 import (
 	"context"
 	"errors"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
-// fsckBad is how many bad shards a report names.
+// fsckBad is how many bad records a report names.
 const fsckBad = 1000
+
+// BadRecord is a record that a check found damaged or gone, of whatever type.
+type BadRecord struct {
+	Record metadata.Record
+	Err    error // as in [BadShard]
+}
 
 // FsckReport is what Fsck found on a drive.
 type FsckReport struct {
@@ -14,7 +22,7 @@ type FsckReport struct {
 	Records  int64         // read and checked
 	Bytes    int64         // of them
 	Bad      int64         // of them, damaged or gone
-	BadShard []BadShard    // the first 1,000
+	BadNamed []BadRecord   // the first 1,000
 	Shards   int64         // rows of shards
 	Pending  int64         // of them, waiting for a lookup: all, if the index was made anew
 }
@@ -37,13 +45,13 @@ func Fsck(ctx context.Context, opts Options, path string, rebuild bool) (*FsckRe
 		return nil, err
 	}
 	report := new(FsckReport)
-	opts.fsck = fsckMode{on: true, rebuild: rebuild}
-	opts.MaintenanceInterval, opts.ScrubBytesPerSecond = -1, -1
-	opts.OnBadShard = func(b BadShard) {
-		if len(report.BadShard) < fsckBad {
-			report.BadShard = append(report.BadShard, b)
+	opts.fsck = fsckMode{on: true, rebuild: rebuild, bad: func(b BadRecord) {
+		if len(report.BadNamed) < fsckBad {
+			report.BadNamed = append(report.BadNamed, b)
 		}
-	}
+	}}
+	opts.MaintenanceInterval, opts.ScrubBytesPerSecond = -1, -1
+	opts.OnBadShard = nil
 	sh := newShared(&opts)
 	defer sh.cache.Unref()
 	d, err := openDrive(ctx, path, opts, sh)

@@ -158,6 +158,8 @@ type Options struct {
 type fsckMode struct {
 	on      bool // no background work, and every directory is listed
 	rebuild bool // the index is made anew
+	// bad is told of every record that is damaged or gone; nil unless on.
+	bad func(BadRecord)
 }
 
 // faults switches off what makes a drive safe. Tests use it to show that they

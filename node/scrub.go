@@ -338,6 +338,9 @@ func (s *scrubber) check(r *row) {
 		return
 	}
 	d.log.Warn("bad record found", "shard", r.ref().Shard, "file", fileName(r.dir, r.segment), "err", err)
+	if d.opts.fsck.bad != nil {
+		d.opts.fsck.bad(BadRecord{r.entry.Record, err})
+	}
 	if d.opts.OnBadShard != nil && r.entry.Record.Type == metadata.RecordShard && !d.isFenced() {
 		d.opts.OnBadShard(BadShard{Drive: d.ID(), Shard: stored(r), Err: err})
 	}

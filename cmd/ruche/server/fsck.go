@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/cryptfs"
 	"github.com/ruche-storage/ruche/metadata/keyring"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -21,19 +22,37 @@ import (
 
 // FsckReport is what a check of a drive found.
 type FsckReport struct {
-	Path     string      `json:"path"`
-	Shards   int64       `json:"shards"`
-	Pending  int64       `json:"pending"` // not yet confirmed by the metadata
-	Records  int64       `json:"records"` // read and verified
-	Bytes    int64       `json:"bytes"`
-	Bad      int64       `json:"bad"`
-	BadShard []FsckShard `json:"bad_shards,omitempty"` // the first 1,000
+	Path     string       `json:"path"`
+	Shards   int64        `json:"shards"`
+	Pending  int64        `json:"pending"` // not yet confirmed by the metadata
+	Records  int64        `json:"records"` // read and verified
+	Bytes    int64        `json:"bytes"`
+	Bad      int64        `json:"bad"`
+	BadNamed []FsckRecord `json:"bad_records,omitempty"` // the first 1,000
 }
 
-// FsckShard is a shard that is damaged or gone.
-type FsckShard struct {
-	Shard  string `json:"shard"`
+// FsckRecord is a record that is damaged or gone.
+type FsckRecord struct {
+	Kind   string `json:"kind"` // shard, manifest, account, bucket or root
+	ID     string `json:"id"`
 	Reason string `json:"reason"`
+}
+
+// recordKind words what a record holds.
+func recordKind(t metadata.RecordType) string {
+	switch t {
+	case metadata.RecordShard:
+		return "shard"
+	case metadata.RecordManifest:
+		return "manifest"
+	case metadata.RecordAccount:
+		return "account"
+	case metadata.RecordBucket:
+		return "bucket"
+	case metadata.RecordRoot:
+		return "root"
+	}
+	return fmt.Sprintf("type %d", t)
 }
 
 // String words the report.
@@ -41,14 +60,14 @@ func (r *FsckReport) String() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s: %d shards, %d of them pending\n", r.Path, r.Shards, r.Pending)
 	fmt.Fprintf(&out, "%d records of %d bytes read and verified, %d bad\n", r.Records, r.Bytes, r.Bad)
-	for _, b := range r.BadShard {
-		fmt.Fprintf(&out, "  %s  %s\n", b.Shard, b.Reason)
+	for _, b := range r.BadNamed {
+		fmt.Fprintf(&out, "  %s %s  %s\n", b.Kind, b.ID, b.Reason)
 	}
-	if n := r.Bad - int64(len(r.BadShard)); n > 0 {
+	if n := r.Bad - int64(len(r.BadNamed)); n > 0 {
 		fmt.Fprintf(&out, "  and %d more\n", n)
 	}
 	if r.Bad > 0 {
-		fmt.Fprintln(&out, "nothing was deleted; the server repairs bad shards from the other drives when it reads or scrubs them")
+		fmt.Fprintln(&out, "nothing was deleted; the server repairs bad shards from the other drives when it reads or scrubs them, and other records are on several drives")
 	}
 	return out.String()
 }
@@ -81,8 +100,8 @@ func Fsck(ctx context.Context, path string, o FsckOptions) (*FsckReport, error) 
 		return nil, driveError(path, err)
 	}
 	r := &FsckReport{Path: path, Shards: found.Shards, Pending: found.Pending, Records: found.Records, Bytes: found.Bytes, Bad: found.Bad}
-	for _, b := range found.BadShard {
-		r.BadShard = append(r.BadShard, FsckShard{b.Shard.Shard.String(), b.Err.Error()})
+	for _, b := range found.BadNamed {
+		r.BadNamed = append(r.BadNamed, FsckRecord{recordKind(b.Record.Type), b.Record.Shard.String(), b.Err.Error()})
 	}
 	return r, nil
 }
