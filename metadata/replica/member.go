@@ -116,7 +116,7 @@ func (c *core) tick(m *member) {
 	c.reconcile(m)
 	c.compareAtTimes(m)
 	c.offerRepairs(m)
-	if m.quiet && !c.allAlive(m) {
+	if m.quiet && (!c.allAlive(m) || c.full && c.hasSuccessor(m)) {
 		m.wake()
 	}
 	if m.quiet {
@@ -182,6 +182,13 @@ func (c *core) allAlive(m *member) bool {
 		}
 	}
 	return true
+}
+
+// hasSuccessor reports whether another store may be given leadership of a group.
+func (c *core) hasSuccessor(m *member) bool {
+	return slices.ContainsFunc(voters(m.conf), func(id uint64) bool {
+		return id != c.replica && c.fit(id) && !c.damagedIn(m, id)
+	})
 }
 
 // watchLog decides whether the store's log keeps up.

@@ -464,6 +464,31 @@ func TestQuietGroups(t *testing.T) {
 	}
 }
 
+// TestFullStoreLeadsNothing: it hands groups over that are at rest, too, unless
+// no other store has room, and then leaves them at rest.
+func TestFullStoreLeadsNothing(t *testing.T) {
+	t.Parallel()
+	c := prepared(t)
+	c.tick(40)
+	c.stores[2].SetFull(true)
+	c.stores[3].SetFull(true)
+	c.tick(2) // the beats tell
+	c.stores[1].SetFull(true)
+	c.tick(40)
+	for _, g := range c.stores[1].Status().Groups {
+		if !g.Quiet || g.Leader != 1 {
+			t.Fatalf("no store has room: %+v", g)
+		}
+	}
+	c.stores[3].SetFull(false)
+	c.tick(10)
+	for g := range uint32(metadata.DataGroups + 1) {
+		if l := c.leaders[1][g]; l != 3 {
+			t.Errorf("group %d: leader %d, want the one with room", g, l)
+		}
+	}
+}
+
 // TestFollowersPassOn: what a follower is asked reaches the leader, and its
 // answer the follower.
 func TestFollowersPassOn(t *testing.T) {
