@@ -101,7 +101,10 @@ type Drive struct {
 	layout *layout
 	*shared
 
-	superMu sync.Mutex // guards super, and writes of it
+	// files beside the segments are written one at a time, with ownMu held:
+	// what asks for the superblock meanwhile does not wait for the device.
+	ownMu   sync.Mutex
+	superMu sync.Mutex // guards super, which is changed with ownMu held too
 	super   Superblock
 	epoch   atomic.Uint64 // highest epoch seen in any record
 
@@ -378,8 +381,8 @@ func (d *Drive) SetIncarnation(incarnation uint64) error {
 
 // updateSuperblock changes and writes the superblock.
 func (d *Drive) updateSuperblock(change func(*Superblock)) error {
-	d.superMu.Lock()
-	defer d.superMu.Unlock()
+	d.ownMu.Lock()
+	defer d.ownMu.Unlock()
 	s := d.super
 	change(&s)
 	s.Sequence++
@@ -390,8 +393,14 @@ func (d *Drive) updateSuperblock(change func(*Superblock)) error {
 		}
 		return err
 	}
-	d.super = s
+	d.setSuper(&s)
 	return nil
+}
+
+func (d *Drive) setSuper(s *Superblock) {
+	d.superMu.Lock()
+	defer d.superMu.Unlock()
+	d.super = *s
 }
 
 // sawEpoch takes note of the epoch of a record.
@@ -435,8 +444,8 @@ func (d *Drive) fence(err error) {
 // recordFence tells the next life not to trust the index, once. The device may
 // refuse this write too, or hang.
 func (d *Drive) recordFence() {
-	d.superMu.Lock()
-	defer d.superMu.Unlock()
+	d.ownMu.Lock()
+	defer d.ownMu.Unlock()
 	s := d.super
 	if s.Fenced != "" {
 		return
@@ -447,12 +456,12 @@ func (d *Drive) recordFence() {
 		d.log.Error("fence not recorded on the drive", "err", err)
 		return
 	}
-	d.super = s
+	d.setSuper(&s)
 }
 
 // writeOwn writes the drive's superblock over the one it has. A directory that
 // holds another or none is a new device mounted in its place, or was emptied:
-// nothing of this drive may be put there. The caller holds superMu.
+// nothing of this drive may be put there. The caller holds ownMu.
 func (d *Drive) writeOwn(s *Superblock) error {
 	found, err := readSuperblock(d.fs, d.path)
 	if err != nil {

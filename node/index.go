@@ -147,9 +147,11 @@ type index struct {
 	db *pebble.DB
 
 	// mu orders batches, so that counters read from the index and written back
-	// agree, and guards totals.
-	mu     sync.Mutex
-	totals totals
+	// agree. It is held while a batch waits for the device.
+	mu sync.Mutex
+
+	totalsMu sync.Mutex // guards totals, which is changed with mu held too
+	totals   totals
 
 	// life is held shared by whoever uses db and exclusively to close it.
 	life   sync.RWMutex
@@ -328,15 +330,17 @@ func (x *index) commit(newBatch func() *pebble.Batch, fn func(b *pebble.Batch, t
 		if err := b.Commit(pebble.NoSync); err != nil {
 			return err
 		}
+		x.totalsMu.Lock()
+		defer x.totalsMu.Unlock()
 		x.totals = t
 		return nil
 	})
 }
 
-// snapshotTotals returns the counters.
+// snapshotTotals returns the counters. It does not wait for the device.
 func (x *index) snapshotTotals() totals {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	x.totalsMu.Lock()
+	defer x.totalsMu.Unlock()
 	return x.totals
 }
 

@@ -55,8 +55,10 @@ type Node struct {
 	opts   Options
 	shared *shared
 
-	// mu guards drives and closed. It is held while drives are opened, so that
-	// two copies of one drive cannot both come in.
+	// openMu is held while a drive is opened, so that two copies of one drive
+	// cannot both come in, and while all devices are looked at.
+	openMu sync.Mutex
+	// mu guards drives and closed. Nobody waits for a device while holding it.
 	mu     sync.RWMutex
 	drives map[topology.DriveID]*Drive
 	closed bool
@@ -129,8 +131,8 @@ func findClones(fs vfs.FS, paths []string) map[string]error {
 
 // AddDrive opens the drive in path and returns its id.
 func (n *Node) AddDrive(ctx context.Context, path string) (topology.DriveID, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.openMu.Lock()
+	defer n.openMu.Unlock()
 	id, err := n.openOne(ctx, path)
 	if err == nil {
 		n.shareDevices()
@@ -139,31 +141,41 @@ func (n *Node) AddDrive(ctx context.Context, path string) (topology.DriveID, err
 }
 
 // openOne opens the drive in path unless another copy of it is open. The caller
-// holds mu, or is alone.
+// holds openMu, or is alone.
 func (n *Node) openOne(ctx context.Context, path string) (topology.DriveID, error) {
-	if n.closed {
-		return topology.DriveID{}, ErrClosed
-	}
 	super, err := readSuperblock(n.opts.FS, path)
 	if err != nil {
 		return topology.DriveID{}, err
 	}
-	if old := n.drives[super.Drive]; old != nil {
+	if old, err := n.Drive(super.Drive); err == nil {
 		return super.Drive, fmt.Errorf("node: %s: %w (drive %s is open at %s)", path, ErrClonedDrive, super.Drive, old.path)
+	}
+	n.mu.RLock()
+	closed := n.closed
+	n.mu.RUnlock()
+	if closed {
+		return topology.DriveID{}, ErrClosed
 	}
 	d, err := openDrive(ctx, path, n.opts, n.shared)
 	if err != nil {
 		return super.Drive, err
 	}
-	n.drives[d.ID()] = d
-	return d.ID(), nil
+	n.mu.Lock()
+	if !n.closed {
+		n.drives[d.ID()] = d
+		n.mu.Unlock()
+		return d.ID(), nil
+	}
+	n.mu.Unlock()
+	return d.ID(), errors.Join(ErrClosed, d.close())
 }
 
 // shareDevices tells every drive how many lie on its device, and which of them
-// keeps the ballast: the one with the lowest id. The caller holds mu.
+// keeps the ballast: the one with the lowest id. The caller holds openMu, or is
+// alone.
 func (n *Node) shareDevices() {
 	devices := map[vfs.DeviceID][]*Drive{}
-	for _, d := range n.drives {
+	for _, d := range n.Drives() {
 		info, err := d.fs.Stat(d.path)
 		if err != nil {
 			d.space.setShare(1, false)

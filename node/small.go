@@ -23,8 +23,8 @@ func (d *Drive) WriteSmallFile(name string, data []byte) error {
 	if err := d.usable(); err != nil {
 		return err
 	}
-	d.superMu.Lock() // one at a time, and none beside the superblock
-	defer d.superMu.Unlock()
+	d.ownMu.Lock() // one at a time, and none beside the superblock
+	defer d.ownMu.Unlock()
 	path := d.fs.PathJoin(d.path, name)
 	f, err := d.fs.Create(path+".new", vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -107,8 +107,8 @@ func (d *Drive) RemoveSmallFile(name string) error {
 	if err := d.usable(); err != nil {
 		return err
 	}
-	d.superMu.Lock()
-	defer d.superMu.Unlock()
+	d.ownMu.Lock()
+	defer d.ownMu.Unlock()
 	if err := d.fs.Remove(d.fs.PathJoin(d.path, name)); err != nil && !oserror.IsNotExist(err) {
 		return d.failed("remove "+name, err)
 	}
