@@ -22,6 +22,8 @@ const module = "github.com/ruche-storage/ruche/"
 var mayImport = map[string][]string{
 	"erasure":           {"erasure/shardhash"},
 	"erasure/shardhash": {},
+	// A model of probabilities: it knows nothing of the store.
+	"erasure/durability": {},
 
 	"metadata":           {"metadata/topology"},
 	"metadata/topology":  {},
@@ -56,7 +58,8 @@ var mayImport = map[string][]string{
 	// stores anything.
 	"gateway/admin": {"gateway/sigv4"},
 
-	"cmd/ruche":        {"cmd/ruche/config", "cmd/ruche/server", "gateway/admin", "metadata/keyring"},
+	"cmd/ruche": {"cmd/ruche/config", "cmd/ruche/server", "erasure/durability", "gateway/admin", "metadata", "metadata/keyring",
+		"metadata/placement"},
 	"cmd/ruche/config": {"gateway/wire", "metadata"},
 	// The only place where the parts are put together.
 	"cmd/ruche/server": {"cmd/ruche/config", "gateway", "gateway/admin", "gateway/object", "gateway/recovery", "gateway/seal", "gateway/sigv4", "gateway/wire",

@@ -10,7 +10,7 @@ type Risks struct {
 	// stripe was protected again from the first. Their sum is Stripe.
 	Drives, Site, TwoSites, Stripe float64
 	// Anything is that of at least one placement group, with all its stripes, to
-	// be lost in a year.
+	// be lost in a year. What sites do, they do to all groups.
 	Anything float64
 	// Bursts are what happens when Parity+1 and more drives of the whole cluster
 	// die at the same moment.
@@ -34,13 +34,14 @@ func (m *Model) Risks() (*Risks, error) {
 	}
 	r := &Risks{Drives: m.drives()}
 	if m.Sites > 1 {
-		r.Site, r.TwoSites = m.site(), m.twoSites()
+		r.Site, r.TwoSites = m.site(1), m.twoSites()
+		r.Anything = m.site(m.Groups) + r.TwoSites
 	}
 	r.Stripe = min(r.Drives+r.Site+r.TwoSites, 1)
-	r.Anything = anyOf(r.Stripe, m.Groups)
+	r.Anything = min(r.Anything+anyOf(r.Drives, distinct(m.Groups, m.Drives, m.stripe())), 1)
 	for d := m.Parity + 1; d <= min(m.Parity+bursts, m.Drives); d++ {
 		share := m.hit(d)
-		r.Bursts = append(r.Bursts, Burst{Drives: d, Any: anyOf(share, m.Groups), Share: share})
+		r.Bursts = append(r.Bursts, Burst{Drives: d, Any: anyOf(share, distinct(m.Groups, m.Drives, m.stripe())), Share: share})
 	}
 	return r, nil
 }
@@ -57,6 +58,15 @@ func within(rate, years float64) float64 { return -math.Expm1(-rate * years) }
 
 // anyOf is the probability of at least one of n independent events.
 func anyOf(p float64, n int) float64 { return -math.Expm1(float64(n) * math.Log1p(-p)) }
+
+// distinct is how many of so many groups can be on different sets of drives: on
+// as many drives as a stripe needs all of them share their fate.
+func distinct(groups, drives, of int) int {
+	if sets := choose(drives, of); sets < math.Log(float64(groups)) {
+		return int(math.Round(math.Exp(sets)))
+	}
+	return groups
+}
 
 // drives is the risk of a stripe from drives alone: a birth-death chain whose
 // state is the number of missing shards. The mean time from none missing to one
@@ -76,15 +86,17 @@ func (m *Model) drives() float64 {
 	return within(1/years, 1)
 }
 
-// site is the risk of a stripe that a site is destroyed and too many of the
-// drives that are left fail before it is protected again.
-func (m *Model) site() float64 {
+// site is the risk of the first of some groups that a site is destroyed and too
+// many of the drives that are left fail before it is protected again.
+func (m *Model) site(groups int) float64 {
 	years := float64(m.Reprotect) / float64(Year)
 	fails := within(rate(m.AFR), years)
 	var sum float64
 	for i := range m.Sites {
-		gone := m.OnSite(i)
-		sum += m.SiteLoss * atLeast(m.Parity-gone+1, m.stripe()-gone, fails)
+		left := m.stripe() - m.OnSite(i)
+		lost := atLeast(left-m.Data+1, left, fails)
+		sets := distinct(groups, m.Drives-m.Drives/m.Sites, left)
+		sum += m.SiteLoss * anyOf(lost, sets)
 	}
 	return min(sum, 1)
 }

@@ -87,7 +87,7 @@ func TestDrivesAgainstSimulation(t *testing.T) {
 func TestBurstsAgainstSimulation(t *testing.T) {
 	t.Parallel()
 	m := model(2, 1, 1)
-	m.Drives, m.Groups = 10, 5
+	m.Drives, m.Groups = 10, 5 // of 120 sets
 	r := rand.New(rand.NewPCG(3, 4))
 	const rounds = 50_000
 	for _, burst := range risks(t, m).Bursts {
@@ -132,6 +132,24 @@ func TestCopysets(t *testing.T) {
 	a, b := risks(t, few).Bursts[0], risks(t, many).Bursts[0]
 	if a.Drives != 4 || math.Abs(a.Any-0.0019) > 0.0001 || math.Abs(b.Any-0.136) > 0.001 || a.Share != b.Share {
 		t.Errorf("four of 144 drives die: with 256 groups %+v, with 20,000 %+v", a, b)
+	}
+}
+
+// TestCommonFate: groups do not add up to more than what may happen to all.
+func TestCommonFate(t *testing.T) {
+	t.Parallel()
+	m := model(4, 2, 1)
+	m.Drives = 6
+	if r := risks(t, m); r.Anything != r.Drives || r.Bursts[0].Any != 1 {
+		t.Errorf("all groups on the same drives: %+v", r)
+	}
+	m = model(4, 2, 2)
+	if r := risks(t, m); r.Anything < 0.002 || r.Anything > 0.0021 {
+		t.Errorf("a site takes all groups: anything is lost with %v, want 0.2 %%", r.Anything)
+	}
+	m = model(6, 3, 3)
+	if r := risks(t, m); r.Anything < 50*r.Stripe || r.Anything > 3*m.SiteLoss {
+		t.Errorf("after a site, each group has a fate of its own: %+v", r)
 	}
 }
 

@@ -173,16 +173,10 @@ func (c *Config) StorageScheme() (metadata.Scheme, error) {
 	if c.Scheme == "" {
 		return metadata.SchemeFor(drives), nil
 	}
-	data, parity, ok := strings.Cut(c.Scheme, "+")
-	k, err1 := strconv.ParseUint(data, 10, 8)
-	m, err2 := strconv.ParseUint(parity, 10, 8)
-	if !ok || err1 != nil || err2 != nil {
-		return metadata.Scheme{}, fmt.Errorf("scheme: %q is not data+parity, such as 4+2", c.Scheme)
+	s, err := ParseScheme(c.Scheme)
+	if err != nil {
+		return s, err
 	}
-	if k < 1 || k+m > 32 {
-		return metadata.Scheme{}, fmt.Errorf("scheme: %s needs at least 1 data shard and at most 32 shards", c.Scheme)
-	}
-	s := metadata.NewScheme(int(k), int(m))
 	if s.Total() > drives {
 		return s, fmt.Errorf("scheme: %s needs %d drives and there are %d; add drives or use %s", s, s.Total(), drives, metadata.SchemeFor(drives))
 	}
@@ -190,6 +184,20 @@ func (c *Config) StorageScheme() (metadata.Scheme, error) {
 		return s, fmt.Errorf("scheme: %s would lose everything with one drive; use %s", s, metadata.SchemeFor(drives))
 	}
 	return s, nil
+}
+
+// ParseScheme reads a scheme such as 4+2.
+func ParseScheme(text string) (metadata.Scheme, error) {
+	data, parity, ok := strings.Cut(text, "+")
+	k, err1 := strconv.ParseUint(data, 10, 8)
+	m, err2 := strconv.ParseUint(parity, 10, 8)
+	if !ok || err1 != nil || err2 != nil {
+		return metadata.Scheme{}, fmt.Errorf("scheme: %q is not data+parity, such as 4+2", text)
+	}
+	if k < 1 || k+m > 32 {
+		return metadata.Scheme{}, fmt.Errorf("scheme: %s needs at least 1 data shard and at most 32 shards", text)
+	}
+	return metadata.NewScheme(int(k), int(m)), nil
 }
 
 // within reports whether path is dir or lies below it.
