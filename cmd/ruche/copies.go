@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -275,18 +274,15 @@ func (a *app) copiesText(m *admin.Metadata) string {
 	for _, text := range m.Shared {
 		fmt.Fprintf(&out, "%s %s\n", a.health(admin.Yellow, "!"), text)
 	}
-	headers := []string{"STORE", "PATH", "ROLE", "STATE", "LEADS", "LAG", "SYNC", "USED", "FREE", "REASON"}
+	headers := []string{"STORE", "PATH", "ROLE", "STATE", "LEADS", "LAG", "SYNC", "USED", "FREE"}
 	var rows [][]string
+	var reasons []reason
 	for i := range m.Stores {
-		rows = append(rows, a.copyRow(&m.Stores[i]))
+		c := &m.Stores[i]
+		rows = append(rows, a.copyRow(c))
+		reasons = append(reasons, reason{fmt.Sprintf("copy %d in %s", c.Replica, c.Where()), c.Reason})
 	}
-	if !slices.ContainsFunc(m.Stores, func(c admin.CopyState) bool { return c.Reason != "" }) {
-		headers = headers[:len(headers)-1]
-		for i := range rows {
-			rows[i] = rows[i][:len(headers)]
-		}
-	}
-	fmt.Fprintf(&out, "\n%s", a.table(headers, rows, 0, 4, 5, 6, 7, 8))
+	fmt.Fprintf(&out, "\n%s", a.tableWithReasons(headers, rows, reasons, 0, 4, 5, 6, 7, 8))
 	return out.String()
 }
 
@@ -311,5 +307,5 @@ func (a *app) copyRow(c *admin.CopyState) []string {
 		number = strconv.FormatUint(c.Replica, 10)
 	}
 	return []string{number, c.Where(), string(c.Role), a.health(health, state), count(int64(c.Leads)), count(int64(c.Lag)), sync,
-		size(c.UsedBytes), size(c.FreeBytes), c.Reason}
+		size(c.UsedBytes), size(c.FreeBytes)}
 }

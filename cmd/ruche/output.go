@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,6 +69,36 @@ func (a *app) table(headers []string, rows [][]string, right ...int) string {
 		out.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 	return out.String()
+}
+
+// maxReason is how much of a reason a table shows, in characters.
+const maxReason = 48
+
+// reason is why something named in a row of a table is as it is; Text is "" if
+// there is nothing to say.
+type reason struct{ Of, Text string }
+
+// tableWithReasons is table with a reason for each row in the last column, if
+// there are any. Long ones are cut there, and stand whole below the table.
+func (a *app) tableWithReasons(headers []string, rows [][]string, reasons []reason, right ...int) string {
+	if !slices.ContainsFunc(reasons, func(r reason) bool { return r.Text != "" }) {
+		return a.table(headers, rows, right...)
+	}
+	var below strings.Builder
+	full := make([][]string, len(rows))
+	for i, row := range rows {
+		text := strings.Join(strings.Fields(reasons[i].Text), " ")
+		if letters := []rune(text); len(letters) > maxReason {
+			fmt.Fprintf(&below, "%s: %s\n", reasons[i].Of, text)
+			text = strings.TrimRight(string(letters[:maxReason-1]), " ") + "…"
+		}
+		full[i] = append(slices.Clone(row), text)
+	}
+	out := a.table(append(slices.Clone(headers), "REASON"), full, right...)
+	if below.Len() > 0 {
+		out += "\n" + below.String()
+	}
+	return out
 }
 
 // health colours a word by how things are.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,6 +59,7 @@ func (a *app) statusText(s *admin.Status) string {
 
 func (a *app) drivesTable(drives []admin.Drive) string {
 	var rows [][]string
+	var reasons []reason
 	for _, d := range drives {
 		health := admin.Green
 		switch d.State {
@@ -78,16 +78,11 @@ func (a *app) drivesTable(drives []admin.Drive) string {
 			path = "-"
 		}
 		rows = append(rows, []string{path, a.health(health, state), size(d.UsedBytes), size(d.FreeBytes), size(d.CapacityBytes),
-			count(d.Shards), count(d.Errors), d.ID, d.Reason})
+			count(d.Shards), count(d.Errors), d.ID})
+		reasons = append(reasons, reason{path, d.Reason})
 	}
-	headers := []string{"PATH", "STATE", "USED", "FREE", "CAPACITY", "SHARDS", "ERRORS", "ID", "REASON"}
-	if !slices.ContainsFunc(drives, func(d admin.Drive) bool { return d.Reason != "" }) {
-		headers = headers[:len(headers)-1]
-		for i := range rows {
-			rows[i] = rows[i][:len(headers)]
-		}
-	}
-	return a.table(headers, rows, 2, 3, 4, 5, 6)
+	headers := []string{"PATH", "STATE", "USED", "FREE", "CAPACITY", "SHARDS", "ERRORS", "ID"}
+	return a.tableWithReasons(headers, rows, reasons, 2, 3, 4, 5, 6)
 }
 
 func (a *app) scrubCommand() *cobra.Command {
@@ -222,10 +217,12 @@ func (a *app) repairText(r *admin.Repair) string {
 	if len(r.Unrepairable) > 0 {
 		fmt.Fprintln(&out, "\ncannot be repaired from what is there:")
 		var rows [][]string
+		var reasons []reason
 		for _, u := range r.Unrepairable {
-			rows = append(rows, []string{u.Bucket, u.Key, u.Chunk, u.Reason})
+			rows = append(rows, []string{u.Bucket, u.Key, u.Chunk})
+			reasons = append(reasons, reason{"chunk " + u.Chunk, u.Reason})
 		}
-		out.WriteString(a.table([]string{"BUCKET", "KEY", "CHUNK", "REASON"}, rows))
+		out.WriteString(a.tableWithReasons([]string{"BUCKET", "KEY", "CHUNK"}, rows, reasons))
 		if r.More {
 			fmt.Fprintln(&out, "and more")
 		}
