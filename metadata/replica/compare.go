@@ -50,10 +50,11 @@ type Divergence struct {
 
 // comparison is what a member knows of the last one.
 type comparison struct {
-	index  uint64
-	sums   map[uint64]metadata.Sum // by replica id
-	told   uint64                  // tick up to which the own sum goes out
-	judged bool
+	index    uint64
+	sums     map[uint64]metadata.Sum // by replica id
+	told     uint64                  // tick up to which the own sum goes out
+	judged   bool
+	disputed bool // nobody has a majority, and that was said
 }
 
 // A Comparison is a state of one group of which the hash is wanted. It must be
@@ -71,7 +72,7 @@ type Comparison struct {
 func dropComparisons(w *ApplyWork) (err error) {
 	for _, c := range w.Comparisons {
 		err = errors.Join(err, c.snap.Close())
-		c.store.comparing.Store(false)
+		c.store.comparing[c.Group].Store(false)
 	}
 	w.Comparisons = nil
 	return err
@@ -81,7 +82,7 @@ func dropComparisons(w *ApplyWork) (err error) {
 func (c *Comparison) Hash(ctx context.Context) (metadata.Sum, error) {
 	sum, err := state.SpanHash(ctx, c.snap, c.Group)
 	cerr := c.store.guard(c.snap.Close)
-	c.store.comparing.Store(false)
+	c.store.comparing[c.Group].Store(false)
 	if c.store.replaced[c.Group].Load() != c.replaced {
 		return metadata.Sum{}, ErrVoid // taking rows out empties snapshots, too
 	}
@@ -114,7 +115,7 @@ func (c *core) compareAtTimes(m *member) {
 }
 
 // compare takes what a Comparison needs, at the very position of the entry. A
-// store that has not ended the last one gives no answer.
+// store that has not ended the last one of the group gives no answer.
 func (a *application) compare(group uint32, e *pb.Entry) error {
 	if !a.compares || a.broken[group] {
 		return nil
@@ -122,7 +123,7 @@ func (a *application) compare(group uint32, e *pb.Entry) error {
 	if err := a.commit(); err != nil {
 		return err
 	}
-	if !a.comparing.CompareAndSwap(false, true) {
+	if !a.comparing[group].CompareAndSwap(false, true) {
 		return nil
 	}
 	a.work.Comparisons = append(a.work.Comparisons, &Comparison{
@@ -132,10 +133,11 @@ func (a *application) compare(group uint32, e *pb.Entry) error {
 }
 
 // Compared takes the result of a Comparison. Rows that cannot be read are
-// damaged.
+// damaged. A result of rows that were replaced since says nothing.
 func (c *core) Compared(group uint32, index uint64, sum metadata.Sum, err error) {
 	c.guarded(group, func(m *member) {
 		switch {
+		case index <= m.fresh:
 		case pebble.IsCorruptionError(err):
 			c.damage(m, index, "it cannot be read: "+err.Error())
 		case err == nil:
@@ -143,6 +145,16 @@ func (c *core) Compared(group uint32, index uint64, sum metadata.Sum, err error)
 			m.compared.told = c.ticks + tellTicks
 		}
 	})
+}
+
+// refilled notes that another store's rows are in the place of a member's own,
+// up to what is applied: hashes of the old ones, and of the new ones up to
+// there, are not evidence of this store's.
+func (c *core) refilled(m *member) {
+	m.fresh = max(m.fresh, m.applied)
+	delete(m.compared.sums, c.replica)
+	m.compared.told = 0
+	m.inquiry.vouched = 0
 }
 
 // hashes returns what goes out with the beats.
@@ -194,14 +206,16 @@ func (c *core) judge(m *member) {
 			c.diverged = append(c.diverged, Divergence{Group: m.id, Index: cmp.index, Odd: odd})
 			cmp.judged = true
 		}
+		if cmp.sums[c.replica] == sum {
+			m.inquiry.vouched = c.ticks
+		}
 		if slices.Contains(odd, c.replica) {
 			c.damage(m, cmp.index, fmt.Sprintf("its rows differ from those of %d of %d voters", n, len(votes)))
 		}
 		return
 	}
-	if answered == len(votes) && !cmp.judged {
-		c.diverged = append(c.diverged, Divergence{Group: m.id, Index: cmp.index})
-		cmp.judged = true
+	if answered == len(votes) {
+		c.contradict(m)
 	}
 }
 
@@ -234,7 +248,7 @@ func (c *core) offerRepairs(m *member) {
 			continue
 		}
 		m.repaired = c.ticks
-		c.snapshots = append(c.snapshots, SnapshotRequest{Group: m.id, To: id, Term: m.term, Index: m.applied})
+		c.offer(m, SnapshotRequest{Group: m.id, To: id, Term: m.term, Index: m.applied})
 	}
 }
 
@@ -308,6 +322,8 @@ func (a *application) replaceBroken(it *applyItem) error {
 	a.machine = state.New(a.db)
 	a.broken[it.group] = false
 	a.wished = a.wished || it.group == metadata.RootGroup
+	a.compares = false // what is read there was told before
+	defer func() { a.compares = true }()
 	for next := at.index + 1; next <= want.index; {
 		entries, err := a.log.Group(it.group).Entries(next, want.index+1, a.opts.Limits.MessageBytes)
 		if errors.Is(err, raft.ErrCompacted) {

@@ -315,3 +315,44 @@ func TestEqualStoresStayWell(t *testing.T) {
 		}
 	}
 }
+
+// TestGroupsAreComparedAtTheSameTime: a comparison that lasts does not keep
+// other groups from theirs, only its own group from the next.
+func TestGroupsAreComparedAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	c := prepared(t)
+	for _, g := range []uint32{1, 2, 2, 3} {
+		if err := c.stores[1].Compare(g); err != nil {
+			t.Fatal(err)
+		}
+		c.settle()
+	}
+	c.tick(15)
+	for id, all := range c.compares {
+		var groups []uint32
+		for _, cmp := range all {
+			groups = append(groups, cmp.Group)
+			sum, err := cmp.Hash(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.stores[id].Compared(cmp.Group, cmp.Index, sum, nil)
+		}
+		if !slices.Equal(groups, []uint32{1, 2, 3}) {
+			t.Errorf("store %d compares groups %v at the same time, want 1, 2 and 3", id, groups)
+		}
+		c.compares[id] = nil
+	}
+	if err := c.stores[1].Compare(2); err != nil {
+		t.Fatal(err)
+	}
+	c.settle()
+	for id, all := range c.compares {
+		if len(all) != 1 {
+			t.Fatalf("store %d: %d comparisons of group 2 after the first has ended, want 1", id, len(all))
+		}
+		if _, err := all[0].Hash(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}

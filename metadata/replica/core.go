@@ -139,8 +139,9 @@ type Limits struct {
 	// members stop talking about it. Zero means 5, a negative value never.
 	QuietTicks int
 	// CompareTicks is how often the members of each group compare their rows.
-	// Zero means never. Whoever drives a store must then see to the
-	// Comparisons of its ApplyWork.
+	// Unless it is zero, they do so, too, before their leader sends a
+	// snapshot, and whoever drives a store must see to the Comparisons of its
+	// ApplyWork. Zero means never, a negative value only before snapshots.
 	CompareTicks int
 	// KeepEntries is how many entries of each group stay in the log, although
 	// the state holds them durably, for members that were away for a moment.
@@ -412,6 +413,7 @@ func (c *core) soft(m *member, s *raft.SoftState) {
 	}
 	m.lead = s.Lead
 	m.heard = 0
+	m.inquiry = inquiry{}
 	m.wake()
 	m.lostRound()
 	c.changes = append(c.changes, LeaderChange{Group: m.id, Leader: m.lead, Term: m.term})
@@ -424,7 +426,7 @@ func (c *core) route(m *member, r *pb.Message) {
 	case r.GetTo() == raft.LocalApplyThread:
 		c.apply.add(m, r)
 	case r.GetType() == pb.MsgSnap:
-		c.snapshots = append(c.snapshots, SnapshotRequest{
+		c.offer(m, SnapshotRequest{
 			Group: m.id, To: r.GetTo(), Term: r.GetTerm(), Index: r.GetSnapshot().GetMetadata().GetIndex(),
 		})
 	default:

@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica/snapshot"
 )
 
 // TestJudge tells store 1 what the stores have, in the order given, as
@@ -50,5 +51,36 @@ func TestJudge(t *testing.T) {
 		if (len(c.diverged) > 0) != test.differs || !slices.Equal(odd, test.odd) || m.damaged != test.damaged || len(c.apply.items) > 0 != test.damaged {
 			t.Errorf("%s: %+v, damaged %v; want odd %v, damaged %v", test.name, c.diverged, m.damaged, test.odd, test.damaged)
 		}
+	}
+}
+
+// TestRefilledStoreForgetsItsHash: the hash of rows that were replaced must not
+// be compared with those of others any more, or the store would be found odd for
+// ever.
+func TestRefilledStoreForgetsItsHash(t *testing.T) {
+	t.Parallel()
+	c := &core{replica: 1, ticks: 5, limits: Limits{}.withDefaults()}
+	m := &member{id: 4, conf: &pb.ConfState{Voters: []uint64{1, 2, 3}}, applied: 8}
+	for g := range c.groups {
+		c.groups[g] = &member{id: uint32(g)}
+	}
+	c.groups[4] = m
+	c.answer(m, 1, GroupHash{Group: 4, Index: 7, Sum: metadata.Sum{'b'}})
+	c.answer(m, 2, GroupHash{Group: 4, Index: 7, Sum: metadata.Sum{'a'}})
+	c.Applied(&ApplyWork{items: []*applyItem{{group: 4, repair: new(snapshot.Header), repaired: true}}})
+	if _, known := m.compared.sums[1]; known {
+		t.Error("the old hash is still known")
+	}
+	c.answer(m, 3, GroupHash{Group: 4, Index: 7, Sum: metadata.Sum{'a'}})
+	// Comparisons that were begun before the rows were replaced end now.
+	c.Compared(4, 7, metadata.Sum{'b'}, nil)
+	c.Compared(4, 8, metadata.Sum{'b'}, nil)
+	if m.damaged || len(c.diverged) > 0 || len(c.hashes()) > 0 {
+		t.Errorf("damaged %v, %+v, told %v", m.damaged, c.diverged, c.hashes())
+	}
+	c.answer(m, 2, GroupHash{Group: 4, Index: 9, Sum: metadata.Sum{'c'}})
+	c.Compared(4, 9, metadata.Sum{'c'}, nil)
+	if len(c.hashes()) != 1 || m.inquiry.vouched == 0 {
+		t.Errorf("the hash of the new rows: told %v, vouched %d", c.hashes(), m.inquiry.vouched)
 	}
 }

@@ -58,6 +58,8 @@ type member struct {
 	damaged   bool
 
 	compared  comparison
+	inquiry   inquiry
+	fresh     uint64           // the rows are those of another store up to here
 	repaired  uint64           // tick at which a snapshot was offered to damaged members
 	repair    *snapshot.Header // that takes the place of the damaged state
 	repairing bool             // it is with the applying goroutine
@@ -116,6 +118,7 @@ func (c *core) tick(m *member) {
 	c.reconcile(m)
 	c.compareAtTimes(m)
 	c.offerRepairs(m)
+	c.inquire(m)
 	if m.quiet && (!c.allAlive(m) || c.full && c.hasSuccessor(m)) {
 		m.wake()
 	}

@@ -38,6 +38,7 @@ type runner struct {
 	endSends   context.CancelFunc
 	sends      sync.WaitGroup // goroutines that send snapshots
 	sending    chan struct{}  // a place for each of them
+	hashing    chan struct{}  // the place of the comparison that reads its rows
 	trimming   atomic.Bool
 	receiving  receptions
 	full       atomic.Bool  // no room for commands that add
@@ -66,6 +67,7 @@ func newRunner(s *Store, e *Replicated) *runner {
 		mail:    newMailbox(e.opts.QueueLength),
 		appends: make(chan *AppendWork, 1), applies: make(chan applyJob, 2),
 		ended: make(chan struct{}), stop: make(chan struct{}), sending: make(chan struct{}, maxSends),
+		hashing: make(chan struct{}, 1),
 	}
 	r.snapshots, r.endSends = context.WithCancel(context.Background())
 	r.look()
@@ -248,7 +250,7 @@ func (r *runner) carryOut(rd *Ready) {
 		r.send(q)
 	}
 	for _, d := range rd.Diverged {
-		r.engine.opts.Logger.Error("metadata stores differ", "group", d.Group, "position", d.Index, "odd", d.Odd, "found by", r.id())
+		r.differ(d)
 	}
 	for _, res := range rd.Reads {
 		r.engine.answered(res)
@@ -256,6 +258,17 @@ func (r *runner) carryOut(rd *Ready) {
 	for _, l := range rd.Leaders {
 		r.engine.leads(l)
 	}
+}
+
+// differ raises the alarm.
+func (r *runner) differ(d Divergence) {
+	log := r.engine.opts.Logger.With("group", d.Group, "position", d.Index, "found by", r.id())
+	if len(d.Odd) > 0 {
+		log.Error("metadata stores differ; the odd ones are rebuilt from the others", "odd", d.Odd)
+		return
+	}
+	log.Error("metadata stores differ, and no majority has the same rows: nothing is changed and no snapshot of the group is sent; " +
+		"find out which copies are right and replace the others")
 }
 
 // write is the goroutine that writes the log.
@@ -299,9 +312,15 @@ func (r *runner) change() {
 	}
 }
 
-// hash ends a comparison in a goroutine of its own.
+// hash ends a comparison in a goroutine of its own. There are no more of them
+// than groups, and one reads at a time, so that the device has time for others.
 func (r *runner) hash(c *Comparison) {
 	r.sends.Go(func() {
+		select {
+		case r.hashing <- struct{}{}:
+			defer func() { <-r.hashing }()
+		case <-r.snapshots.Done():
+		}
 		sum, err := c.Hash(r.snapshots)
 		r.mail.call(func(s *Store) {
 			if s != nil {
@@ -323,6 +342,7 @@ func (r *runner) trim(n uint64) {
 // watchSpace is the goroutine that looks at the free space, which may take as
 // long as the device likes.
 func (r *runner) watchSpace() {
+	r.used.Store(r.store.usedBytes())
 	ticker := time.NewTicker(spaceTicks * r.tick)
 	defer ticker.Stop()
 	for {

@@ -62,7 +62,7 @@ type Store struct {
 	marks      [groupCount]mark // of the state; of the goroutine that applies
 	broken     [groupCount]bool // states that are damaged; of the goroutine that applies
 	replaced   [groupCount]atomic.Uint64
-	comparing  atomic.Bool // a Comparison is not ended
+	comparing  [groupCount]atomic.Bool // a Comparison is not ended
 	installing [groupCount]atomic.Bool
 	randMu     sync.Mutex // held while opts.Rand is read
 

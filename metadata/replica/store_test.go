@@ -28,6 +28,8 @@ type cluster struct {
 	// held are stores whose logs hang, with what they do not write.
 	held map[uint64]bool
 	kept map[uint64]*replica.AppendWork
+	// compares are comparisons that are to be ended.
+	compares map[uint64][]*replica.Comparison
 	// snapshots counts those that were sent.
 	snapshots int
 }
@@ -52,6 +54,7 @@ func newCluster(t *testing.T, n int) *cluster {
 		t: t, fs: vfs.NewCrashableMem(), stores: make(map[uint64]*replica.Store), cut: make(map[uint64]bool),
 		outcomes: make(map[uint64]*metadata.Result), leaders: make(map[uint64]map[uint32]uint64), reads: make(map[uint64]uint64),
 		held: make(map[uint64]bool), kept: make(map[uint64]*replica.AppendWork),
+		compares: make(map[uint64][]*replica.Comparison),
 	}
 	var ids []uint64
 	for id := range uint64(n) {
@@ -123,6 +126,7 @@ func (c *cluster) carryOut(id uint64, s *replica.Store, r *replica.Ready) {
 			c.t.Fatal(err)
 		}
 		s.Applied(w)
+		c.compares[id] = append(c.compares[id], w.Comparisons...)
 		for _, o := range w.Outcomes {
 			c.outcomes[o.Ticket.Seq] = o.Result
 		}

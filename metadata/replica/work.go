@@ -185,6 +185,9 @@ func (c *core) Applied(w *ApplyWork) {
 			}
 			c.reconfigure(m, it)
 			m.applied = max(m.applied, it.index())
+			if it.snapshot != nil || it.repaired {
+				c.refilled(m)
+			}
 			c.beginRepair(m)
 			c.deliver(m, it.responses)
 		})
