@@ -31,7 +31,8 @@ type GroupStatus struct {
 	Damaged  bool // its state is not served and has to be replaced
 
 	Voters, Learners []uint64
-	Joint            bool // between two configurations
+	Joint            bool     // between two configurations
+	Outgoing         []uint64 // voters of the one that is left, while Joint
 	Members          []MemberStatus
 }
 
@@ -127,7 +128,7 @@ func (m *member) status() GroupStatus {
 		Group: m.id, Leader: m.lead, Term: m.term, Commit: m.commit, Applied: m.applied, Last: m.last,
 		Quiet: m.quiet, Damaged: m.damaged,
 		Voters: slices.Clone(m.conf.GetVoters()), Learners: slices.Clone(m.conf.GetLearners()),
-		Joint: len(m.conf.GetVotersOutgoing()) > 0,
+		Joint: len(m.conf.GetVotersOutgoing()) > 0, Outgoing: slices.Clone(m.conf.GetVotersOutgoing()),
 	}
 	g.First, _ = m.storage.FirstIndex()
 	if m.role == raft.StateLeader {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ruche-storage/ruche/gateway/admin"
@@ -146,7 +146,7 @@ func notOpen(out *admin.CopyState, row *storeRow, err error) {
 	case err == nil:
 		out.Health, out.Reason = admin.CopyFailed, "it was ended"
 	case errors.Is(err, errAbsent):
-		out.Health, out.Reason = admin.CopyAbsent, err.Error()
+		out.Health, out.Reason = admin.CopyAbsent, strings.TrimPrefix(err.Error(), errAbsent.Error()+": ")
 	default:
 		out.Health, out.Reason = admin.CopyRefused, err.Error()
 	}
@@ -220,161 +220,4 @@ func (c *control) localCopy() admin.CopyState {
 		out.Health = admin.CopyFull
 	}
 	return out
-}
-
-// notReplicated refuses what one copy alone cannot do.
-func notReplicated() error {
-	return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: "there is one copy of the metadata, and it does without consensus", Remedy: "add copies with \"ruche metadata add auto\""}
-}
-
-// unavailable words an error of the metadata for the admin API.
-func unavailable(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, replica.ErrLastVoter), errors.Is(err, replica.ErrTooFewStores), errors.Is(err, replica.ErrNoStore):
-		return conflict("%v", err)
-	case errors.Is(err, metadata.ErrUnavailable), errors.Is(err, metadata.ErrOverloaded), errors.Is(err, replica.ErrNoLeader):
-		return &admin.Error{Status: http.StatusServiceUnavailable, Code: admin.CodeUnavailable, Message: "the metadata does not answer: " + err.Error(), Remedy: "see \"ruche metadata status\""}
-	}
-	if e, ok := errors.AsType[*StartError](err); ok {
-		return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("%s: %v", e.What, e.Err), Remedy: e.Remedy}
-	}
-	return err
-}
-
-// AddCopy implements admin.Copies.
-func (c *control) AddCopy(ctx context.Context, req *admin.AddCopyRequest) (*admin.Metadata, error) {
-	k := c.p.copies
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	chosen, err := k.placesToAdd(req.Path)
-	if err != nil {
-		return nil, err
-	}
-	if err := k.add(context.WithoutCancel(ctx), chosen); err != nil {
-		return nil, unavailable(err)
-	}
-	return c.Metadata(ctx)
-}
-
-// RemoveCopy implements admin.Copies.
-func (c *control) RemoveCopy(ctx context.Context, req *admin.CopyRequest) (*admin.Metadata, error) {
-	k := c.p.copies
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	e, s, err := c.findCopy(ctx, req.Store)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.Dismiss(context.WithoutCancel(ctx), s.Replica); err != nil && s.Role != admin.CopyLeaving {
-		return nil, unavailable(err)
-	}
-	if err := k.note(func(l *storeList) { l.row(s.Replica).State = storeLeaving }); err != nil {
-		return nil, err
-	}
-	k.nudge()
-	return c.Metadata(ctx)
-}
-
-// ReplaceCopy implements admin.Copies.
-func (c *control) ReplaceCopy(ctx context.Context, req *admin.ReplaceCopyRequest) (*admin.Metadata, error) {
-	k := c.p.copies
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	_, s, err := c.findCopy(ctx, req.Store)
-	if err != nil {
-		return nil, err
-	}
-	path := req.Path
-	if path == "" {
-		path = s.Path
-	}
-	to, err := k.placeNamed(path)
-	if err != nil {
-		return nil, err
-	}
-	if to.path == s.Path && s.Well() {
-		return nil, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("copy %d in %s works", s.Replica, s.Where()), Remedy: "to move it, name another PATH"}
-	}
-	if err := k.replace(context.WithoutCancel(ctx), s.Replica, to); err != nil {
-		return nil, unavailable(err)
-	}
-	return c.Metadata(ctx)
-}
-
-// TransferCopy implements admin.Copies.
-func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*admin.Metadata, error) {
-	k := c.p.copies
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	e, s, err := c.findCopy(ctx, req.Store)
-	if err != nil {
-		return nil, err
-	}
-	m, err := c.Metadata(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var others []uint64
-	for i := range m.Stores {
-		if o := &m.Stores[i]; o.Replica != s.Replica && o.Role == admin.CopyVoter && o.Health == admin.CopyOK {
-			others = append(others, o.Replica)
-		}
-	}
-	if len(others) == 0 {
-		return nil, conflict("no other copy can lead: see \"ruche metadata status\"")
-	}
-	if err := transfer(ctx, e, s.Replica, others); err != nil {
-		return nil, unavailable(err)
-	}
-	return c.Metadata(ctx)
-}
-
-// transferPatience is how long groups may take to change their leaders.
-const transferPatience = 5 * time.Second
-
-// transfer has others lead what one copy leads, and waits for that.
-func transfer(ctx context.Context, e *replica.Replicated, from uint64, others []uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, transferPatience)
-	defer cancel()
-	ticker := time.NewTicker(200 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		left := 0
-		for g := range uint32(metadata.DataGroups + 1) {
-			if e.Leader(g) != from {
-				continue
-			}
-			left++
-			if err := e.TransferLeader(ctx, g, others[int(g)%len(others)]); err != nil && !errors.Is(err, replica.ErrNoLeader) {
-				return err
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return conflict("%d groups are still led by copy %d", left, from)
-		case <-ticker.C:
-		}
-	}
-}
-
-// findCopy finds the copy that an operator names.
-func (c *control) findCopy(ctx context.Context, name string) (*replica.Replicated, *admin.CopyState, error) {
-	e := c.p.copies.replicated()
-	if e == nil {
-		return nil, nil, notReplicated()
-	}
-	m, err := c.Metadata(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	if s := m.Find(name); s != nil {
-		return e, s, nil
-	}
-	return nil, nil, &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Message: fmt.Sprintf("no copy of the metadata is called %q", name),
-		Remedy: "name one by its number, id or path: see \"ruche metadata status\""}
 }

@@ -449,6 +449,11 @@ func TestMajorityLostUnderARunningServer(t *testing.T) {
 		remove(t, filepath.Join(dir, d, "meta"))
 	}
 	await(t, p, "the loss is seen", func(m *admin.Metadata) bool { return m.Healthy == 1 })
+	for name, change := range changesOf(p) {
+		if err := change(t.Context()); err == nil || !strings.Contains(err.Error(), "copy 2 in "+filepath.Join(dir, "d2")) || !strings.Contains(err.Error(), "ruche metadata force") {
+			t.Errorf("%s without a majority: %v", name, err)
+		}
+	}
 	if err := p.ctl.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "metadata") {
 		t.Errorf("ready without a majority: %v", err)
 	}

@@ -137,8 +137,10 @@ func (k *copyKeeper) dispensable(ctx context.Context, id uint64) error {
 // followDrive puts the copy that a lost drive carried onto the drive that has
 // taken its place. It takes changing itself.
 func (k *copyKeeper) followDrive(ctx context.Context, lost topology.DriveID, to *node.Drive) error {
-	k.changing.Lock()
-	defer k.changing.Unlock()
+	if !k.changing.take(ctx) {
+		return context.Cause(ctx)
+	}
+	defer k.changing.give()
 	list, _, _, _ := k.snapshot()
 	i := slices.IndexFunc(list.Stores, func(s storeRow) bool { return s.Drive == lost && s.State == storeReady })
 	if i < 0 {

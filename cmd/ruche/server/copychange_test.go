@@ -22,7 +22,7 @@ func TestNothingIsTakenFromTheMajority(t *testing.T) {
 	rename(t, meta, meta+"-away")
 	await(t, p, "the loss is seen", func(m *admin.Metadata) bool { return m.Healthy == 1 })
 	_, err := p.ctl.ReplaceCopy(t.Context(), &admin.ReplaceCopyRequest{Store: "2"})
-	if err == nil || !strings.Contains(err.Error(), "bring other copies back") {
+	if err == nil || !strings.Contains(err.Error(), "bring them back") {
 		t.Errorf("a copy that is needed was made anew: %v", err)
 	}
 	if _, err := os.Stat(meta); err == nil {

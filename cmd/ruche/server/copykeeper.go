@@ -19,8 +19,8 @@ type copyKeeper struct {
 	p   *process
 	log *slog.Logger
 
-	// changing is held while something is decided or carried out.
-	changing sync.Mutex
+	// changing is taken while something is decided or carried out.
+	changing turn
 	marked   time.Time // when the generation was raised last; guarded by changing
 
 	mu      sync.Mutex       // guards what follows
@@ -31,6 +31,13 @@ type copyKeeper struct {
 
 	kick chan struct{}
 	work sync.WaitGroup
+}
+
+// newCopyKeeper makes one for a list, which may be nil.
+func newCopyKeeper(p *process, list *storeList) *copyKeeper {
+	return &copyKeeper{
+		p: p, log: p.Log.With("part", "metadata"), list: list, refused: make(map[uint64]error), changing: newTurn(), kick: make(chan struct{}, 1),
+	}
 }
 
 const (
@@ -123,9 +130,14 @@ func (k *copyKeeper) nudge() {
 func (k *copyKeeper) round(ctx context.Context) (next time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, roundLimit)
 	defer cancel()
-	k.changing.Lock()
-	defer k.changing.Unlock()
-	err := k.followSetting(ctx)
+	if !k.changing.take(ctx) {
+		return roundEvery
+	}
+	defer k.changing.give()
+	err := k.look(ctx)
+	if err == nil {
+		err = k.followSetting(ctx)
+	}
 	if err == nil {
 		err = k.settle(ctx)
 	}
@@ -149,13 +161,23 @@ func (k *copyKeeper) round(ctx context.Context) (next time.Duration) {
 	return roundEvery
 }
 
+// look ends copies whose files have gone, and refuses to go on while a majority
+// is lost: whatever came next would only wait for it.
+func (k *copyKeeper) look(ctx context.Context) error {
+	e := k.replicated()
+	if e == nil {
+		return nil
+	}
+	k.watch(ctx, e)
+	return quorumLostFor(e.Status(ctx))
+}
+
 // settle carries out what the list says. The caller holds changing.
 func (k *copyKeeper) settle(ctx context.Context) error {
 	e := k.replicated()
 	if e == nil {
 		return k.lookUpVersion(ctx)
 	}
-	k.watch(ctx, e)
 	list, _, _, _ := k.snapshot()
 	for _, row := range list.Stores {
 		if row.State == storeNew {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -33,7 +34,8 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 			k.refuse(k.list.Stores[i].Replica, err)
 		}
 	}
-	if err := awaitLeaders(ctx, e); err != nil {
+	if err := awaitLeaders(ctx, e, k.log); err != nil {
+		k.noteStopped(e.Status(ctx))
 		if ctx.Err() == nil {
 			err = quorumLost(k.missing(), err)
 		}
@@ -102,6 +104,16 @@ func (p *process) replicatedOptions(copies int) replica.ReplicatedOptions {
 	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o}, Tick: p.MetadataTick}
 }
 
+// noteStopped notes why copies that were open do not run any more.
+func (k *copyKeeper) noteStopped(all []replica.StoreStatus) {
+	_, refused, _, _ := k.snapshot()
+	for _, s := range all {
+		if s.Err != nil && refused[s.Replica] == nil {
+			k.refuse(s.Replica, s.Err)
+		}
+	}
+}
+
 // missing words which copies are not open.
 func (k *copyKeeper) missing() (out []string) {
 	list, refused, _, _ := k.snapshot()
@@ -113,44 +125,89 @@ func (k *copyKeeper) missing() (out []string) {
 	return out
 }
 
+// askAgain is how long a group may take to answer before a start looks whether
+// it still can.
+const askAgain = time.Second
+
 // awaitLeaders waits until all groups answer. It does not wait for what cannot
-// be: a quorum of copies that are not open.
-func awaitLeaders(ctx context.Context, e *replica.Replicated) error {
+// be: a majority of copies that are not open, or have stopped meanwhile.
+func awaitLeaders(ctx context.Context, e *replica.Replicated, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, openPatience)
 	defer cancel()
-	if err := quorumOpen(e.Status(ctx)); err != nil {
-		return err
-	}
 	for g := range uint32(metadata.DataGroups + 1) {
 		for {
-			_, err := e.Head(ctx, g)
+			if err := quorumLostFor(e.Status(ctx)); err != nil {
+				return err
+			}
+			err := answers(ctx, e, g)
 			if err == nil {
 				break
 			}
-			if ctx.Err() != nil || !errors.Is(err, metadata.ErrUnavailable) {
+			if ctx.Err() != nil || !errors.Is(err, metadata.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 				return err
 			}
+			log.Warn("the copies of the metadata have not agreed on a leader yet", "group", g, "err", err)
 		}
 	}
 	return nil
 }
 
+// answers reports whether a group answers soon.
+func answers(ctx context.Context, e *replica.Replicated, group uint32) error {
+	ctx, cancel := context.WithTimeout(ctx, askAgain)
+	defer cancel()
+	_, err := e.Head(ctx, group)
+	return err
+}
+
 // quorumOpen reports whether a majority of each group's voters runs, as far as
 // the copies that run know them.
 func quorumOpen(all []replica.StoreStatus) error {
+	runs := func(s *replica.StoreStatus) bool { return s.Err == nil }
 	for g := range metadata.DataGroups + 1 {
 		conf := newestGroup(all, g)
 		if conf == nil {
 			return errors.New("no copy runs")
 		}
-		there := 0
-		for _, id := range conf.Voters {
-			if slices.ContainsFunc(all, func(s replica.StoreStatus) bool { return s.Replica == id && s.Err == nil }) {
-				there++
+		if err := majorityOf(conf, all, runs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quorumLostFor returns an error if it is certain that a group has no majority:
+// no copy that is only busy could be one of it, and none is about to apply
+// another configuration.
+func quorumLostFor(all []replica.StoreStatus) error {
+	mayRun := func(s *replica.StoreStatus) bool { return s.Err == nil || !errors.Is(s.Err, metadata.ErrUnavailable) }
+	for g := range metadata.DataGroups + 1 {
+		conf := newestGroup(all, g)
+		if conf == nil && !slices.ContainsFunc(all, func(s replica.StoreStatus) bool { return mayRun(&s) }) {
+			return errors.New("no copy runs")
+		}
+		if conf == nil || slices.ContainsFunc(all, func(s replica.StoreStatus) bool { return s.Err == nil && s.Groups[g].Commit > conf.Applied }) {
+			continue
+		}
+		if err := majorityOf(conf, all, mayRun); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// majorityOf returns an error unless a majority of the voters of a group is
+// there: of both configurations, while it is between two.
+func majorityOf(conf *replica.GroupStatus, all []replica.StoreStatus, there func(*replica.StoreStatus) bool) error {
+	for _, voters := range [][]uint64{conf.Voters, conf.Outgoing} {
+		n := 0
+		for _, id := range voters {
+			if slices.ContainsFunc(all, func(s replica.StoreStatus) bool { return s.Replica == id && there(&s) }) {
+				n++
 			}
 		}
-		if need := len(conf.Voters)/2 + 1; there < need && !conf.Joint {
-			return fmt.Errorf("%d of %d copies are there, %d are needed", there, len(conf.Voters), need)
+		if need := len(voters)/2 + 1; len(voters) > 0 && n < need {
+			return fmt.Errorf("%d of %d copies are there, %d are needed", n, len(voters), need)
 		}
 	}
 	return nil

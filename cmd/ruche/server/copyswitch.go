@@ -39,7 +39,7 @@ func (k *copyKeeper) grow(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		if err := awaitLeaders(ctx, e); err != nil {
+		if err := awaitLeaders(ctx, e, k.log); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
 		return e, nil

@@ -85,7 +85,7 @@ func (p *process) openMetadata(ctx context.Context) error {
 	if err := p.finishShrinking(list); err != nil {
 		return err
 	}
-	p.copies = &copyKeeper{p: p, log: p.Log.With("part", "metadata"), list: list, refused: make(map[uint64]error), kick: make(chan struct{}, 1)}
+	p.copies = newCopyKeeper(p, list)
 	var engine replica.Engine
 	if list.replicated() {
 		engine, err = p.copies.openMarked(ctx, all)

@@ -62,7 +62,7 @@ func (r *recoverer) takeOver(ctx context.Context) (err error) {
 		list.Stores = append(list.Stores, storeRow{Replica: s.Replica, Store: s.Store, Path: s.dir, Drive: s.drive, State: storeReady, Created: r.Now().UTC()})
 		list.Next = max(list.Next, s.Replica+1)
 	}
-	k := &copyKeeper{p: r.process, log: r.Log.With("part", "metadata"), list: list, refused: make(map[uint64]error), kick: make(chan struct{}, 1)}
+	k := newCopyKeeper(r.process, list)
 	e, err := k.openReplicated(ctx, r.found)
 	if known, ok := errors.AsType[*StartError](err); ok && known.Reason == NoQuorum {
 		return &StartError{NoQuorum, known.What, "mount the drives of the other copies: with a majority of them nothing is lost. " +
