@@ -80,6 +80,7 @@ func (m *ManifestMember) append(b []byte) []byte {
 	b = appendFixed(b, 3, m.Fill.Bucket[:])
 	b = appendString(b, 4, m.Fill.Key)
 	b = appendUint(b, 5, m.Since)
+	b = appendBool(b, 6, m.Tombs)
 	return append(b, m.Unknown...)
 }
 
@@ -95,6 +96,8 @@ func (m *ManifestMember) field(d *decoder) {
 		m.Fill.Key = d.string()
 	case 5:
 		m.Since = d.uint64()
+	case 6:
+		m.Tombs = d.bool()
 	default:
 		d.keepText(&m.Unknown)
 	}

@@ -66,6 +66,9 @@ type ManifestMember struct {
 	// Since is the Version with which the drive became a member, or began to
 	// be filled anew: records of lower ones on it are not counted on.
 	Since uint64
+	// Tombs says that a full member also holds every tombstone that counts:
+	// those of before Since were copied to it, since the state has none.
+	Tombs bool
 
 	Unknown string // fields of later versions, kept as they came
 }
