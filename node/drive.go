@@ -127,7 +127,8 @@ type Drive struct {
 
 	// drops is raised before bytes of a record are given up, after its row is
 	// gone: a reader that sees it change looks the row up again.
-	drops atomic.Uint64
+	drops     atomic.Uint64
+	unsettled unsettled
 
 	places    *placeCache
 	space     space
@@ -247,13 +248,6 @@ func admit(s *Superblock, path string, opts *Options) error {
 		return fmt.Errorf("node: %s: %w (incarnation %d, expected %d)", path, ErrClonedDrive, s.Incarnation, expected)
 	}
 	return nil
-}
-
-func lockError(err error) error {
-	if oserror.IsPermission(err) {
-		return ErrNotWritable
-	}
-	return ErrInUse
 }
 
 func newDrive(path string, opts Options, sh *shared, lock io.Closer, super *Superblock) *Drive {

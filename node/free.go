@@ -193,7 +193,11 @@ func (d *Drive) reclaim(rows []row) error {
 		r := &rows[i]
 		if r.own {
 			errs = append(errs, d.unlink(r.dir, r.segment))
-		} else if err := d.punch(r); err != nil {
+			continue
+		}
+		err := d.punch(r)
+		d.unsettled.freed(r, err)
+		if err != nil {
 			// The row is gone already, so this costs space until compaction.
 			d.log.Warn("freed record not punched", "file", fileName(r.dir, r.segment), "err", err)
 		}

@@ -77,6 +77,15 @@ func (n *Node) Free(ctx context.Context, drive topology.DriveID, refs []metadata
 	return d.Free(ctx, refs)
 }
 
+// Settle makes durable what was freed: see [Drive.Settle].
+func (n *Node) Settle(ctx context.Context, drive topology.DriveID) error {
+	d, err := n.Drive(drive)
+	if err != nil {
+		return err
+	}
+	return d.Settle(ctx)
+}
+
 // List returns rows of a drive's index: see [Drive.List].
 func (n *Node) List(ctx context.Context, drive topology.DriveID, after metadata.ShardRef, pendingOnly bool, limit int) ([]metadata.StoredShard, error) {
 	d, err := n.Drive(drive)
