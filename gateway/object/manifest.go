@@ -84,6 +84,11 @@ func (d manifestDrives) Free(ctx context.Context, drive topology.DriveID, refs [
 	return d.g.collect.free(ctx, drive, refs)
 }
 
+func (d manifestDrives) Settle(ctx context.Context, drive topology.DriveID) error {
+	_, err := d.g.guard.do(ctx, drive, longCall, func(ctx context.Context) error { return d.g.e.shards.Settle(ctx, drive) })
+	return err
+}
+
 // storedRecord is a record on its way from a drive.
 type storedRecord struct {
 	rec     metadata.Record

@@ -42,6 +42,10 @@ type Shards interface {
 	// are not there are no error. The space may be reclaimed later.
 	Free(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error
 
+	// Settle makes durable that records of other types than shards were freed:
+	// none that was before the call comes back.
+	Settle(ctx context.Context, drive topology.DriveID) error
+
 	// List returns up to limit rows of the drive's index, in order of
 	// placement group, chunk and index, after the given row (the zero value
 	// for the first). With pendingOnly it leaves out live rows. Rows are

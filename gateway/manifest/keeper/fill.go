@@ -67,7 +67,8 @@ func (g *group) fill(ctx context.Context, row *metadata.ManifestMembers, m *meta
 			if err := g.filled(ctx, m, metadata.MemberFull, metadata.KeyRef{}); err != nil {
 				return err
 			}
-			g.k.filling.Add(-1) // until it is counted again
+			g.k.filling.Add(-1) // until they are counted again
+			g.k.bare.Add(1)
 			return nil
 		}
 		if err := g.fillKeys(ctx, row, m.Drive, keys); err != nil {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,126 +20,6 @@ import (
 	"github.com/ruche-storage/ruche/metadata/replica"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
-
-// errCrashed is what everything returns once a keeper has crashed. It is
-// lasting: nobody waits to try again.
-var errCrashed = fmt.Errorf("crashed: %w", metadata.ErrFenced)
-
-// stored is a record on a fake drive.
-type stored struct {
-	rec     metadata.Record
-	payload []byte
-}
-
-// fakeDrives keeps records in memory. It is the Drives of a keeper, and counts
-// the steps that change something.
-type fakeDrives struct {
-	mu      sync.Mutex
-	records map[topology.DriveID][]stored
-	down    map[topology.DriveID]bool
-	fail    func(drive topology.DriveID) error // of PutRecord, after which nothing is written
-	hanging bool
-	damaged topology.DriveID // a record of it cannot be read
-	puts    int
-	freed   int
-
-	steps   int
-	crashAt int  // the step that crashes; 0 for none
-	after   bool // it takes effect nevertheless
-	crashed bool
-}
-
-// step carries out something that changes the world, unless the keeper crashed.
-func (d *fakeDrives) step(f func() error) error {
-	if d.crashed {
-		return errCrashed
-	}
-	if d.steps++; d.steps != d.crashAt {
-		return f()
-	}
-	d.crashed = true
-	if d.after {
-		if err := f(); err != nil {
-			return err
-		}
-	}
-	return errCrashed
-}
-
-func (d *fakeDrives) Writable(drive topology.DriveID) bool { return d.Readable(drive) }
-
-func (d *fakeDrives) Readable(drive topology.DriveID) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return !d.down[drive]
-}
-
-func (d *fakeDrives) Hanging() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.hanging
-}
-
-func (d *fakeDrives) PutRecord(ctx context.Context, drive topology.DriveID, rec *metadata.Record, payload metadata.Payload) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return d.step(func() error {
-		if d.down[drive] {
-			return metadata.ErrDriveAbsent
-		}
-		if d.fail != nil {
-			if err := d.fail(drive); err != nil {
-				return err
-			}
-		}
-		d.puts++
-		d.records[drive] = append(d.records[drive], stored{*rec, bytes.Clone(payload.Bytes)})
-		return nil
-	})
-}
-
-func (d *fakeDrives) Records(_ context.Context, drive topology.DriveID, typ metadata.RecordType, yield func(rec *metadata.Record, payload []byte) error) error {
-	d.mu.Lock()
-	records := slices.Clone(d.records[drive])
-	down := d.down[drive]
-	d.mu.Unlock()
-	if down {
-		return metadata.ErrDriveAbsent
-	}
-	for i := range records {
-		if records[i].rec.Type != typ {
-			continue
-		}
-		if err := yield(&records[i].rec, bytes.Clone(records[i].payload)); err != nil {
-			return err
-		}
-	}
-	if drive == d.damaged {
-		return fmt.Errorf("one record: %w", metadata.ErrCorrupt)
-	}
-	return nil
-}
-
-func (d *fakeDrives) Free(_ context.Context, drive topology.DriveID, refs []metadata.ShardRef) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.step(func() error {
-		if d.down[drive] {
-			return metadata.ErrDriveAbsent
-		}
-		d.records[drive] = slices.DeleteFunc(d.records[drive], func(r stored) bool {
-			gone := slices.Contains(refs, r.rec.Ref())
-			if gone {
-				d.freed++
-			}
-			return gone
-		})
-		return nil
-	})
-}
 
 // world is metadata in memory, drives and a keeper that the test drives by
 // hand.
@@ -154,6 +33,7 @@ type world struct {
 	now    time.Time
 	keys   map[metadata.BucketID]*seal.BucketKeys
 	plain  bool // buckets have no keys
+	off    bool // nothing may be freed
 	n      int
 }
 
@@ -178,7 +58,7 @@ func newWorld(t testing.TB, s setup) *world {
 		}
 	})
 	w := &world{t: t, meta: meta, rng: mathrand.New(mathrand.NewPCG(7, 7)), keys: make(map[metadata.BucketID]*seal.BucketKeys), plain: s.plain,
-		drives: &fakeDrives{records: make(map[topology.DriveID][]stored), down: make(map[topology.DriveID]bool)}}
+		drives: newFakeDrives()}
 	table := &metadata.DriveTable{Version: 1}
 	for i := range s.drives {
 		id := topology.DriveID{byte(i + 1)}
@@ -219,7 +99,8 @@ func (w *world) restart() {
 		Keys: func(_ context.Context, row *metadata.Bucket) (*seal.BucketKeys, error) {
 			return w.keys[row.ID], nil
 		},
-		Now: func() time.Time { return w.now },
+		Now:     func() time.Time { return w.now },
+		Allowed: func(context.Context) (bool, error) { return !w.off, nil },
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -510,4 +391,26 @@ func (w *world) checkMembers(ref metadata.BucketRef, want int) {
 	if full != want {
 		w.t.Fatalf("%d full manifest drives, want %d: %+v", full, want, row.Members)
 	}
+}
+
+// sound fails unless each manifest drive that is complete tells the state of a
+// bucket, whatever other drives hold, also those that are away.
+func (w *world) sound(ref metadata.BucketRef) (complete int) {
+	w.t.Helper()
+	row := w.row(ref.Group)
+	for i := range row.Members {
+		m := &row.Members[i]
+		if m.State != metadata.MemberFull || !m.Tombs {
+			continue
+		}
+		complete++
+		drives := []topology.DriveID{m.Drive}
+		for _, id := range w.ids {
+			if other := memberOf(row, id); other == nil || !other.Writes() {
+				drives = append(drives, id)
+			}
+		}
+		w.check(ref, drives...)
+	}
+	return complete
 }

@@ -33,6 +33,7 @@ func TestManifestsOfWhatWasCommitted(t *testing.T) {
 			w.must(w.drain())
 			w.checkMembers(b, 3)
 			w.checkMembers(other, 3)
+			w.must(w.pass())
 			w.must(w.tend())
 			if s := w.k.State(); s.Lag != 0 || s.Skipped != 0 || s.Failures != 0 || s.Filling != 0 || s.Short != 0 {
 				t.Errorf("state %+v", s)

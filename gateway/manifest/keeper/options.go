@@ -55,6 +55,9 @@ type Drives interface {
 	Records(ctx context.Context, drive topology.DriveID, typ metadata.RecordType, yield func(rec *metadata.Record, payload []byte) error) error
 	// Free deletes records. Those that are not there are no error.
 	Free(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error
+	// Settle makes durable what was freed on a drive: until then a crash may
+	// bring it back.
+	Settle(ctx context.Context, drive topology.DriveID) error
 	// Hanging reports whether a call that was given up still goes on, on any
 	// drive.
 	Hanging() bool

@@ -58,6 +58,9 @@ type scan struct {
 	groups [groupCount]scanned
 	kept   int64
 	tombs  *tombs
+	stones *stones
+	// reads: nothing may be freed now; tombstones are copied, and that is all.
+	reads bool
 	// percent: records of which less counts are written anew.
 	percent int
 	// hung: a call that was given up may still write what tombstones kill.
@@ -73,15 +76,20 @@ type scanned struct {
 }
 
 // passOnce reads all manifests on all drives, puts together anew what lies in
-// records that are mostly dead, and frees what does not count.
+// records that are mostly dead, frees what does not count, and copies tombstones
+// to drives that were filled. If nothing may be freed it does the last only.
 func (k *Keeper) passOnce(ctx context.Context) error {
-	if on, err := k.o.Allowed(ctx); err != nil || !on {
+	on, err := k.o.Allowed(ctx)
+	if err != nil {
 		return err
 	}
 	wrote := k.pass.wrote.Load()
 	s, err := k.newScan(ctx)
 	if err != nil {
 		return err
+	}
+	if s.reads = !on; s.reads && !s.stones.any() {
+		return nil
 	}
 	var errs []error
 	for id, d := range s.layout.drives {
@@ -97,7 +105,14 @@ func (k *Keeper) passOnce(ctx context.Context) error {
 			s.missed(id)
 		}
 	}
+	if err := s.stones.finish(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("tombstones: %w", err))
+	}
 	p := &k.pass
+	if s.reads {
+		p.needless = nil
+		return errors.Join(errs...)
+	}
 	p.needless, p.share = s.tombs.needless(s), s.tombs.next()
 	p.kept, p.last = s.kept, k.o.Now()
 	p.wrote.Add(-wrote)
@@ -133,6 +148,7 @@ func (k *Keeper) newScan(ctx context.Context) (*scan, error) {
 			return nil, err
 		}
 	}
+	s.stones = newStones(s)
 	return s, nil
 }
 
@@ -170,10 +186,24 @@ func memberOf(row *metadata.ManifestMembers, drive topology.DriveID) *metadata.M
 
 // drive looks at all manifests of one drive.
 func (s *scan) drive(ctx context.Context, drive topology.DriveID) error {
+	w := &rewriter{s: s, drive: drive, open: make(map[metadata.BucketID]*rebuilt)}
+	err := s.readDrive(ctx, drive, w)
+	s.stones.read(drive, err, &w.unopened)
+	if err != nil || s.reads {
+		return err
+	}
+	return s.left(ctx, drive, w)
+}
+
+// readDrive looks at all manifests of one drive. What was freed there before
+// must be gone for good, or a tombstone might be dropped that is needed.
+func (s *scan) readDrive(ctx context.Context, drive topology.DriveID, w *rewriter) error {
 	if !s.k.o.Drives.Readable(drive) {
 		return metadata.ErrDriveAbsent
 	}
-	w := &rewriter{s: s, drive: drive, open: make(map[metadata.BucketID]*rebuilt)}
+	if err := s.k.o.Drives.Settle(ctx, drive); err != nil {
+		return fmt.Errorf("make durable what was freed: %w", err)
+	}
 	var stop error
 	err := s.k.o.Drives.Records(ctx, drive, metadata.RecordManifest, func(rec *metadata.Record, payload []byte) error {
 		if stop = s.k.o.Limit(ctx, int64(len(payload))); stop == nil {
@@ -193,7 +223,7 @@ func (s *scan) drive(ctx context.Context, drive topology.DriveID) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	return s.left(ctx, drive, w)
+	return nil
 }
 
 // record looks at one record.
@@ -204,6 +234,9 @@ func (s *scan) record(ctx context.Context, w *rewriter, rec *metadata.Record, pa
 	}
 	w.seen[rec.PG]++
 	b, err := s.k.bucket(ctx, rec.Bucket)
+	if errors.Is(err, metadata.ErrNoSuchBucket) && s.reads {
+		return nil
+	}
 	if errors.Is(err, metadata.ErrNoSuchBucket) {
 		return w.condemn(ctx, rec.PG, rec.Ref(), 0) // the bucket's deletion has a record of its own
 	}
@@ -215,11 +248,14 @@ func (s *scan) record(ctx context.Context, w *rewriter, rec *metadata.Record, pa
 		// Nobody can make anything of it, and somebody may want to know why.
 		s.k.unopened.Add(1)
 		s.k.failed(ctx, "manifest not opened", err, "drive", w.drive.String(), "record", rec.Shard.Chunk.String())
-		s.groups[rec.PG].missed = true
+		s.groups[rec.PG].missed, w.unopened[rec.PG] = true, true
 		return nil
 	}
-	live, order, err := s.judge(ctx, rec.PG, rec.Bucket, entries)
-	if err != nil {
+	live, order, err := s.judge(ctx, rec.PG, b, entries)
+	if err == nil {
+		err = s.stones.take(ctx, b, rec.PG, entries, live)
+	}
+	if err != nil || s.reads {
 		return err
 	}
 	g := &s.groups[rec.PG]
@@ -235,49 +271,6 @@ func (s *scan) record(ctx context.Context, w *rewriter, rec *metadata.Record, pa
 		}
 	}
 	return w.decide(ctx, b, rec, payload, entries, live, order)
-}
-
-// judge returns which entries of a bucket count, and the order up to which the
-// group must have durable manifests before the others may go.
-func (s *scan) judge(ctx context.Context, group uint32, bucket metadata.BucketID, entries []manifest.Entry) (live []bool, order uint64, err error) {
-	keys := make([]metadata.KeyRef, len(entries))
-	for i := range entries {
-		keys[i] = metadata.KeyRef{Bucket: bucket, Key: entries[i].Key}
-	}
-	now, err := s.k.o.Metadata.Orders(ctx, group, keys)
-	if err != nil {
-		return nil, 0, err
-	}
-	live = make([]bool, len(entries))
-	for i := range entries {
-		e, current := &entries[i], now.Orders[i]
-		switch {
-		case s.void(group, e):
-			// of a history that ended: recovery leaves it out, too
-		case e.Kind != manifest.KindVersion && e.Kind != manifest.KindTombstone:
-			live[i] = true // rows of the bucket are few
-		case e.Order > now.Order || current != 0 && e.Order > current:
-			live[i] = true // later than this state: it is not for us to judge
-		case current != 0:
-			live[i] = e.Kind == manifest.KindVersion && e.Order == current
-		case e.Kind == manifest.KindVersion:
-			s.tombs.kill(keys[i], e.Order)
-		default:
-			live[i] = !s.tombs.stone(keys[i], e.Order, group, e.Order <= s.groups[group].cursor, s.k.pass.needless)
-			if !live[i] {
-				s.k.dropped.Add(1)
-			}
-		}
-	}
-	return live, now.Order, nil
-}
-
-// void reports whether an entry belongs to a history that a restore has ended.
-func (s *scan) void(group uint32, e *manifest.Entry) bool {
-	if e.Kind == manifest.KindBucket {
-		group = metadata.RootGroup
-	}
-	return s.layout.incarnation.Voided(group, e.Order)
 }
 
 // left takes a drive that leaves, and on which nothing was found, out of the

@@ -32,8 +32,10 @@ type rewriter struct {
 	s     *scan
 	drive topology.DriveID
 	seen  [groupCount]int // records
-	open  map[metadata.BucketID]*rebuilt
-	bytes int // in the builders of open
+	// unopened are groups of which a record did not open.
+	unopened [groupCount]bool
+	open     map[metadata.BucketID]*rebuilt
+	bytes    int // in the builders of open
 
 	condemned [groupCount]condemned
 	waiting   int

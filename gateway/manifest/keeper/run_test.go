@@ -123,7 +123,7 @@ func loops(t *testing.T, test func(t *testing.T, m *memory, d *fakeDrives, k *Ke
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
-		d := &fakeDrives{records: make(map[topology.DriveID][]stored), down: make(map[topology.DriveID]bool)}
+		d := newFakeDrives()
 		k, err := New(Options{Metadata: m, Drives: d, Propose: m.propose, Rand: zeros{}, PassPeriod: 3 * time.Hour,
 			Epoch: func() (uint64, func(), error) { return 1, func() {}, nil }})
 		if err != nil {

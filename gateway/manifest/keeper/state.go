@@ -16,7 +16,7 @@ type counters struct {
 	filled                                 atomic.Uint64
 	passes, rewritten, freed, unopened     atomic.Uint64
 	dropped                                atomic.Uint64
-	filling, short                         atomic.Int64
+	filling, bare, short                   atomic.Int64
 
 	errMu  sync.Mutex // guards errors
 	errors []string
@@ -27,8 +27,9 @@ type State struct {
 	// Lag is how old the oldest change is that is not in a durable manifest,
 	// 0 if there is none.
 	Lag time.Duration
-	// Filling is how many drives are being filled, counted once a group; Short
-	// how many groups have fewer manifest drives than they should.
+	// Filling is how many drives are being filled, with versions or with
+	// tombstones, counted once a group; Short how many groups have fewer
+	// manifest drives than they should.
 	Filling, Short int
 
 	Entries    uint64 // of outboxes, done
@@ -55,7 +56,7 @@ const maxLastErrors = 8
 // State returns what the keeper is doing.
 func (k *Keeper) State() State {
 	s := State{
-		Filling: max(0, int(k.filling.Load())), Short: int(k.short.Load()),
+		Filling: max(0, int(k.filling.Load()+k.bare.Load())), Short: int(k.short.Load()),
 		Entries: k.entries.Load(), Versions: k.versions.Load(), Tombstones: k.tombstones.Load(), Skipped: k.skipped.Load(),
 		Records: k.records.Load(), Bytes: k.bytes.Load(), Failures: k.failures.Load(), Replaced: k.replaced.Load(),
 		Filled: k.filled.Load(), Passes: k.passes.Load(), Rewritten: k.rewritten.Load(), Freed: k.freed.Load(),

@@ -17,7 +17,7 @@ import (
 func (w *world) step(buckets []metadata.BucketRef) {
 	b := buckets[w.rng.IntN(len(buckets))]
 	key := fmt.Sprint("k", w.rng.IntN(30))
-	switch w.rng.IntN(16) {
+	switch w.rng.IntN(17) {
 	case 0, 1, 2, 3, 4, 5:
 		w.put(b, key, w.rng.IntN(3))
 	case 6, 7, 8:
@@ -38,6 +38,8 @@ func (w *world) step(buckets []metadata.BucketRef) {
 		} else if len(w.drives.down) < 2 {
 			w.drives.down[drive] = true
 		}
+	case 16:
+		w.drives.powerCut(w.ids[w.rng.IntN(len(w.ids))], w.rng.IntN(5))
 	}
 }
 
@@ -76,7 +78,7 @@ func TestStorms(t *testing.T) {
 			buckets := []metadata.BucketRef{w.bucket("a", 1), w.bucket("b", 1), w.bucket("c", 2)}
 			for n := range 300 {
 				w.step(buckets)
-				if n%50 == 0 && w.drain() == nil {
+				if n%25 == 0 && w.drain() == nil {
 					// Nothing counts on the drives that are away.
 					var up []topology.DriveID
 					for _, id := range w.ids {
@@ -86,6 +88,7 @@ func TestStorms(t *testing.T) {
 					}
 					for _, b := range buckets {
 						w.check(b, up...)
+						w.sound(b)
 					}
 				}
 			}
@@ -94,6 +97,9 @@ func TestStorms(t *testing.T) {
 				w.checkMembers(b, 3)
 				w.check(b, w.ids...)
 				w.exact(b)
+				if n := w.sound(b); n != 3 {
+					t.Errorf("%d complete manifest drives, want 3", n)
+				}
 			}
 		})
 	}

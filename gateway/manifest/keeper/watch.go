@@ -45,7 +45,7 @@ func (k *Keeper) tend(ctx context.Context, unwell map[topology.DriveID]time.Time
 	}
 	k.diagnose(l, unwell)
 	var errs []error
-	filling, short := 0, 0
+	filling, lacking, short := 0, 0, 0
 	for _, g := range k.groups[1:] {
 		on, err := g.keepsOutbox(ctx)
 		if err == nil && on {
@@ -59,6 +59,9 @@ func (k *Keeper) tend(ctx context.Context, unwell map[topology.DriveID]time.Time
 					if row.Members[i].State == metadata.MemberFilling {
 						filling++
 					}
+					if bare(&row.Members[i]) {
+						lacking++
+					}
 				}
 				if writers < l.need {
 					short++
@@ -68,6 +71,7 @@ func (k *Keeper) tend(ctx context.Context, unwell map[topology.DriveID]time.Time
 		errs = append(errs, err)
 	}
 	k.filling.Store(int64(filling))
+	k.bare.Store(int64(lacking))
 	k.short.Store(int64(short))
 	return errors.Join(errs...)
 }
@@ -118,11 +122,11 @@ func (g *group) tend(ctx context.Context, l *layout) (*metadata.ManifestMembers,
 }
 
 // tidy fills drives when told, and passes over all manifests when that is due:
-// also once drives were filled, since they may hold manifests from an earlier
-// time whose tombstones only others have.
+// also once drives were filled, now or in an earlier life of the process, since
+// they lack tombstones.
 func (k *Keeper) tidy(ctx context.Context, fill <-chan struct{}) {
 	next := k.o.Now().Add(k.o.FirstPass)
-	kicked := false
+	kicked, first := false, true
 	for {
 		select {
 		case <-ctx.Done():
@@ -131,6 +135,7 @@ func (k *Keeper) tidy(ctx context.Context, fill <-chan struct{}) {
 			kicked = true
 		case <-fill:
 		}
+		kicked, first = kicked || first && k.bare.Load() > 0, false
 		whole := true
 		for _, g := range k.groups[1:] {
 			filled, err := g.fillAll(ctx)
@@ -149,7 +154,7 @@ func (k *Keeper) tidy(ctx context.Context, fill <-chan struct{}) {
 			k.failed(ctx, "manifests not all looked at", err)
 		}
 		next, kicked = k.o.Now().Add(k.o.PassPeriod), false
-		if k.passes.Load() == passes {
+		if k.passes.Load() == passes || k.bare.Load() > 0 {
 			next = k.o.Now().Add(min(k.o.PassPeriod, k.o.FirstPass))
 		}
 	}
