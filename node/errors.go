@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/metadata"
@@ -50,6 +51,16 @@ func ended(ctx context.Context) error {
 		return fmt.Errorf("node: %w: %w", metadata.ErrSlow, err)
 	}
 	return err
+}
+
+// lockError says why the lock of a drive could not be taken: a device that takes
+// no writes is no other process.
+func lockError(err error) error {
+	var errno syscall.Errno
+	if oserror.IsPermission(err) || errors.As(err, &errno) && errno != syscall.EAGAIN {
+		return ErrNotWritable
+	}
+	return ErrInUse
 }
 
 // isNoSpace reports whether err says that the device, or a quota, is full, and
