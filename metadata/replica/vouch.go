@@ -118,6 +118,7 @@ func (c *core) testified(m *member) bool {
 			return false
 		case answered && sum != own:
 			c.contradict(m)
+			i.wait = vouchTicks // until somebody has put it right
 			return false
 		}
 	}

@@ -1,15 +1,9 @@
 package simtest_test
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
 // TestBugsAreFound plants one bug at a time: the simulation proves something
@@ -35,6 +29,7 @@ func TestBugsAreFound(t *testing.T) {
 		{"close without flush", bugs{noFlush: true}, 10, []string{"as the only copy"}},
 		{"blank voter under its old id", bugs{sameID: true}, 40, []string{"has stopped", "has applied"}},
 		{"fence unknown to a group", bugs{fenceless: true}, 20, []string{"which had ended before"}},
+		{"snapshots of rows that were not compared", bugs{hearsay: true}, 40, []string{"has not the rows", "says that the rows of"}},
 		{"lost row", bugs{rot: true}, 20, []string{"differ", "another result", "the model", "rows"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -56,21 +51,4 @@ func TestBugsAreFound(t *testing.T) {
 			t.Errorf("not found by %d seeds", test.seeds)
 		})
 	}
-}
-
-// rot takes away a row of a store that is closed: the first one of a table.
-func rot(mem *vfs.MemFS, group, table byte) {
-	db, err := pebble.Open(storeDir, &pebble.Options{FS: mem, Logger: quiet{}, FormatMajorVersion: pebble.FormatMajorVersion(replica.StoreFormat), DisableWAL: true})
-	must(err)
-	iter, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{0, 0, 0, group, table}, UpperBound: []byte{0, 0, 0, group, table + 1}})
-	must(err)
-	var key []byte
-	if iter.First() {
-		key = slices.Clone(iter.Key())
-	}
-	must(iter.Close())
-	if key != nil {
-		must(errors.Join(db.Delete(key, pebble.NoSync), db.Flush()))
-	}
-	must(db.Close())
 }

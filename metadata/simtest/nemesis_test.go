@@ -30,6 +30,11 @@ func (s *sim) nemesis(until int64) {
 		s.after(s.between(20*millisecond, 3*second), next)
 	}
 	s.after(s.between(0, 2*second), next)
+	if s.seed%4 == 3 { // rot would be rare
+		s.after(s.between(second, 5*second), func() {
+			s.inPeace(func() { s.rotOnce(s.hosts[s.r.IntN(len(s.hosts))], s.chance(75)) })
+		})
+	}
 	for _, h := range s.hosts {
 		s.tending(h.slot, until)
 	}
@@ -81,22 +86,26 @@ func (s *sim) harm() {
 	case n < 94:
 		s.members.change()
 	default:
-		// What the cluster must stand only while nothing else is wrong.
-		s.mend()
-		s.hold = s.now + 3*second
-		s.after(2*second, func() {
+		s.inPeace(func() {
 			switch s.r.IntN(5) {
 			case 0:
 				s.members.change()
 			case 1:
 				s.putBack(h)
 			case 2:
-				s.rotOnce(h)
+				s.rotOnce(h, s.chance(50))
 			default:
 				s.wipe(h)
 			}
 		})
 	}
+}
+
+// inPeace does what the cluster must stand only while nothing else is wrong.
+func (s *sim) inPeace(do func()) {
+	s.mend()
+	s.hold = s.now + 3*second
+	s.after(2*second, do)
 }
 
 // mend lets everything work again for the moment.
@@ -278,52 +287,6 @@ func (s *sim) wipe(h *host) {
 	h.disk = h.newDisk(vfs.NewCrashableMem())
 	h.create(nil)
 	h.restart()
-}
-
-// quietGroup is written to at the start only, and never read by clients: there
-// rows may rot unseen.
-const quietGroup = 5
-
-// mendTime is how long a cluster has to find a row that was lost, and to bring
-// it back, while nothing else is wrong.
-const mendTime = 15 * second
-
-// rotOnce takes a row away from a store. It must be found odd when rows are
-// compared, and be mended.
-func (s *sim) rotOnce(h *host) {
-	if !s.healthy(h) || h.store == nil || h.gone || s.rotten != 0 || s.hosts[h.slot] != h || s.now+mendTime > s.harmEnds {
-		return
-	}
-	s.logf("a row of %v rots", h)
-	s.rotten, s.hold = h.id, s.now+mendTime+second
-	disk := h.disk
-	h.end(h.store.Close)
-	rot(disk.mem, quietGroup, 0x20) // settings
-	h.disk = h.newDisk(disk.mem)
-	h.start()
-	s.awaitMended(s.now + mendTime)
-}
-
-// awaitMended has rows compared until the one that was lost is back.
-func (s *sim) awaitMended(until int64) {
-	s.after(second/2, func() {
-		why := s.mended()
-		switch {
-		case s.failed():
-		case why == "" && s.counts.odd > 0:
-			s.hold = s.now
-		case s.now >= until:
-			s.journal.problem("%d s after a row was lost: %s", mendTime/second, why)
-		default:
-			for _, h := range s.hosts {
-				if h.store != nil && h.leaders[quietGroup] == h.id {
-					_ = h.store.Compare(quietGroup) // it may lead no more
-					h.pump()
-				}
-			}
-			s.awaitMended(until)
-		}
-	})
 }
 
 // putBack starts a store with its files of an earlier time, as the snapshot of

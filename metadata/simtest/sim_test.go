@@ -29,6 +29,7 @@ type bugs struct {
 	sameID    bool // a store that lost its files comes back under its old id
 	fenceless bool // one group does not hear that an epoch has ended
 	rot       bool // a row of a store's state is lost while it is closed
+	hearsay   bool // rows are not compared before snapshots are sent
 }
 
 // counts are what happened in a run.
@@ -38,7 +39,7 @@ type counts struct {
 	snapshots, restores, broken, cuts, partitions, replaced, old int
 	transfers, epochs, events, members                           int
 	settleTicks                                                  int64
-	compared, odd                                                int
+	compared, odd, disputes                                      int
 	answers                                                      map[string]int
 }
 
@@ -59,7 +60,7 @@ type sim struct {
 	open    []*transfer
 	members *membership
 
-	rotten   uint64   // replica id of the store that has lost a row, 0 for none
+	decay    decay
 	digest   [32]byte // of everything that was seen, at the end
 	harmEnds int64    // when nothing goes wrong any more
 	hold     int64    // until when nothing else goes wrong
@@ -231,37 +232,8 @@ func (s *sim) unsettled() string {
 			}
 		}
 	}
-	if s.rotten != 0 {
+	if s.decay.of != 0 {
 		return s.mended()
-	}
-	return ""
-}
-
-// mended says what is missing until the row that was lost is back.
-func (s *sim) mended() string {
-	h := s.host(s.rotten)
-	if h == nil {
-		return "" // it was replaced
-	}
-	var sums []metadata.Sum
-	for _, h := range s.hosts {
-		switch {
-		case h.gone:
-			continue
-		case h.store == nil:
-			return h.String() + " is down"
-		}
-		err := h.store.View(quietGroup, func(v state.View, _ uint64) error {
-			sum, err := v.SpanHash(s.ctx(), quietGroup)
-			sums = append(sums, sum)
-			return err
-		})
-		if err != nil {
-			return err.Error()
-		}
-	}
-	if len(slices.Compact(sums)) > 1 {
-		return fmt.Sprintf("the row that %v has lost is not back", h)
 	}
 	return ""
 }
