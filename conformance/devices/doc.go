@@ -1,18 +1,26 @@
 // Package devices runs the server on real file systems of their own, one a
-// drive, and has these fail under S3 clients: cut off with I/O errors, hang, or
-// fill up. It looks at what the copies of the metadata on them make of it:
-// clients must not notice, but for calls that are tried again.
+// drive, and has these fail under S3 clients: cut off, answer writes with I/O
+// errors, hang, become slow, or fill up. It looks at what the copies of the
+// metadata on them make of it: clients must not notice, but for calls that are
+// tried again.
 //
-// The devices are files on loop devices, with ext4. Only root may make them, on
+// The devices are files on loop devices, with ext4. Those that are to answer
+// with I/O errors lie in a tmpfs of their own, which is filled. Slow devices
+// need the blkio controller of cgroup version 1; where it is missing, that test
+// alone is skipped. Only root may make them, on
 // a machine that lets it: elsewhere the tests are skipped, also if RUCHE_REQUIRE
 // is 1, and "make conformance" says so. They are skipped with -short, too.
 //
 //	RUCHE_BIN      the ruche program; without it the tests are skipped
 //	RUCHE_REQUIRE  1 has them fail instead, and where mkfs.ext4 or mount is
 //	               missing or fails
+//	RUCHE_LIN_OPS  how many calls are checked for one order while devices fail,
+//	               10,000 if not set
+//	RUCHE_SEED     seed of these
 package devices
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -47,27 +55,62 @@ func Possible() error {
 type Device struct {
 	Path  string // where it is mounted
 	image string
+	below string // tmpfs of the image, empty if it lies elsewhere
 }
 
-// Make makes a file system of a size in a new file below home, and mounts it.
-func Make(home, name string, bytes int64) (*Device, error) {
+// Make makes a file system of a size in bytes in a new file below home, and mounts it.
+func Make(home, name string, size int64) (*Device, error) {
 	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(home, name+".img")}
 	if err := os.MkdirAll(d.Path, 0o700); err != nil {
 		return nil, err
 	}
-	return d, d.Renew(bytes)
+	return d, d.Renew(size)
+}
+
+// MakeFailing makes a device as Make does that [Device.Fail] can have fail. It
+// has room for no more than room bytes, whatever its size.
+func MakeFailing(home, name string, size, room int64) (*Device, error) {
+	below := filepath.Join(home, name+".below")
+	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(below, "img"), below: below}
+	if err := errors.Join(os.MkdirAll(d.Path, 0o700), os.MkdirAll(below, 0o700)); err != nil {
+		return nil, err
+	}
+	if err := run("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", room), "tmpfs", below); err != nil {
+		return nil, err
+	}
+	return d, d.Renew(size)
+}
+
+// Fail has writes end with I/O errors from now on, but for those to blocks that
+// were written before. The device must be of MakeFailing.
+func (d *Device) Fail() error { return Fill(filepath.Join(d.below, "fill")) }
+
+// Fill writes a file until there is no room for another byte.
+func Fill(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	block := bytes.Repeat([]byte("full"), 256<<10)
+	for len(block) > 1 {
+		for err = nil; err == nil; {
+			_, err = f.Write(block)
+		}
+		block = block[:len(block)/2]
+	}
+	return f.Close()
 }
 
 // Renew makes the file system anew, as a device that replaces another, and
 // mounts it. The old one must not be mounted.
-func (d *Device) Renew(bytes int64) error {
+func (d *Device) Renew(size int64) error {
 	if err := os.Remove(d.image); err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
 		return err
 	}
-	if err := os.Truncate(d.image, bytes); err != nil {
+	if err := os.Truncate(d.image, size); err != nil {
 		return err
 	}
 	if err := run("mkfs.ext4", "-q", "-F", d.image); err != nil {
@@ -82,6 +125,39 @@ func (d *Device) Mount() error { return run("mount", "-o", "loop", d.image, d.Pa
 // Unmount takes the file system away, also from under processes that have files
 // open there.
 func (d *Device) Unmount() error { return run("umount", "-l", d.Path) }
+
+// Remove takes away all that was mounted for the device.
+func (d *Device) Remove() error {
+	err := d.Unmount()
+	if d.below != "" {
+		err = errors.Join(err, run("umount", "-l", d.below))
+	}
+	return err
+}
+
+// throttle is where the writes a second of a device are limited, for all
+// processes and for the kernel.
+const throttle = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device"
+
+// CanSlow returns why devices cannot be slowed here, nil if they can.
+func CanSlow() error {
+	f, err := os.OpenFile(throttle, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("no way to slow a device: %w", err)
+	}
+	return f.Close()
+}
+
+// Slow lets the device carry out so many writes a second at most, until it is
+// called with 0.
+func (d *Device) Slow(writes int) error {
+	var stat unix.Stat_t
+	if err := unix.Stat(d.Path, &stat); err != nil {
+		return fmt.Errorf("stat %s: %w", d.Path, err)
+	}
+	rule := fmt.Sprintf("%d:%d %d", unix.Major(stat.Dev), unix.Minor(stat.Dev), writes)
+	return os.WriteFile(throttle, []byte(rule), 0o644)
+}
 
 // ext4Shutdown is EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and noLogFlush its
 // argument: nothing that is not on the device gets there any more.

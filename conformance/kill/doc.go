@@ -9,8 +9,9 @@
 // not the machine: what the kernel has got is there after the restart. Power
 // cuts are simulated by the tests of package node and metadata/replica.
 //
-//	RUCHE_BIN    the ruche program; without it the test is skipped, or fails
-//	             if RUCHE_REQUIRE is 1
-//	RUCHE_KILLS  how many times to kill, 50 if not set
-//	RUCHE_SEED   seed of a run to be repeated; moments still differ
+//	RUCHE_BIN                the ruche program; without it the test is skipped,
+//	                         or fails if RUCHE_REQUIRE is 1
+//	RUCHE_KILLS              how many times to kill, 50 if not set
+//	RUCHE_METADATA_REPLICAS  copies of the metadata
+//	RUCHE_SEED               seed of a run to be repeated; moments still differ
 package kill

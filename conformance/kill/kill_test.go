@@ -1,6 +1,7 @@
 package kill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,8 +195,8 @@ func (h *harness) report() {
 	}
 	times := slices.Sorted(slices.Values(h.restarts[1:]))
 	at := func(q float64) time.Duration { return times[min(int(q*float64(len(times))), len(times)-1)] }
-	h.t.Logf("%d kills under %v of load: %d calls, %d acknowledged, %d answered with 5xx; restart p50 %v, p99 %v, most %v",
-		len(times), h.load.Round(time.Millisecond), calls, acked, refused,
+	h.t.Logf("T-KILL: %d kills with %s copies of the metadata under %v of load: %d calls, %d acknowledged, %d answered with 5xx; restart p50 %v, p99 %v, most %v",
+		len(times), cmp.Or(os.Getenv("RUCHE_METADATA_REPLICAS"), "auto"), h.load.Round(time.Millisecond), calls, acked, refused,
 		at(0.5).Round(time.Millisecond), at(0.99).Round(time.Millisecond), times[len(times)-1].Round(time.Millisecond))
 	stored, occupied := h.space()
 	h.t.Logf("the files of the server are %d MiB long and occupy %d MiB", stored>>20, occupied>>20)

@@ -1,6 +1,7 @@
 package linear
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -77,13 +78,19 @@ func TestLinear(t *testing.T) {
 	}
 	began = time.Now()
 	if err := l.Check(checkLimit); err != nil {
-		t.Errorf("%v\nwhat the server has left is in %s", err, n.home)
+		t.Fatalf("%v\nwhat the server has left is in %s", err, n.home)
 	}
 	c := l.Counts()
-	t.Logf("%d calls in %v, %d of them without an answer, on %d sets of keys; %v; checked in %v", c.Calls, took.Round(time.Second), c.Unknown, c.Rounds, n, time.Since(began).Round(time.Millisecond))
+	t.Logf("T-LIN: 0 anomalies in %d calls in %v with %s, %d of them without an answer, on %d sets of keys; %v; checked in %v",
+		c.Calls, took.Round(time.Second), copies(), c.Unknown, c.Rounds, n, time.Since(began).Round(time.Millisecond))
 	if c.Calls < int64(calls) || n.kills == 0 {
 		t.Error("the test does not load the server, or never killed it")
 	}
+}
+
+// copies says how many copies of the metadata there are.
+func copies() string {
+	return cmp.Or(os.Getenv("RUCHE_METADATA_REPLICAS"), "auto") + " copies of the metadata"
 }
 
 // number reads a number from the environment.
