@@ -1,9 +1,12 @@
 package recovery
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,30 +26,24 @@ type Collection struct {
 	sorted   *sorter
 	report   Report
 	epoch    uint64 // the highest of any drive
+	admitted bool   // drives were put into the tables
 
 	mu       sync.Mutex // guards what follows, and buckets, while drives are read
 	newest   uint64
 	unknown  map[metadata.BucketID]*UnknownBucket
 	opened   map[metadata.ChunkID]struct{} // records of manifests that were read
 	failed   map[metadata.ChunkID]metadata.BucketID
+	births   map[uint32]uint32 // placement group -> latest generation of a restored chunk
 	progress Progress
-}
-
-// account is an account and the keys derived from its own.
-type account struct {
-	row   metadata.Account
-	epoch uint64
-	keys  *seal.AccountKeys
-	err   error // why there are none
 }
 
 // bucket is what is known of a bucket.
 type bucket struct {
 	row      metadata.Bucket
-	name     []byte // as its record has it
-	epoch    uint64 // of its record
-	live     bool   // there is a record that says so
-	gone     uint64 // epoch of the latest record of its deletion
+	records  []bucketRecord // that say that it lives, until one was opened
+	epoch    uint64         // of the latest of them
+	live     bool           // there is a record that says so
+	gone     uint64         // epoch of the latest record of its deletion
 	deleted  bool
 	keys     *seal.BucketKeys
 	err      error // why it cannot be restored
@@ -58,6 +55,13 @@ type bucket struct {
 
 	objects, bytes, lost atomic.Int64
 	unopened             int64
+}
+
+// bucketRecord is what one record says of a bucket.
+type bucketRecord struct {
+	row   metadata.Bucket
+	name  []byte // as the record has it
+	epoch uint64
 }
 
 const (
@@ -82,6 +86,7 @@ func Collect(ctx context.Context, o Options) (_ *Collection, err error) {
 		unknown:  make(map[metadata.BucketID]*UnknownBucket),
 		opened:   make(map[metadata.ChunkID]struct{}),
 		failed:   make(map[metadata.ChunkID]metadata.BucketID),
+		births:   make(map[uint32]uint32),
 	}
 	defer func() {
 		if err != nil {
@@ -204,6 +209,9 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 			c.damaged(d, err)
 			return nil
 		}
+		for i := range r.Accounts {
+			c.noteAccount(accountRow{row: r.Accounts[i], rank: rankOlder})
+		}
 		if c.root == nil || r.Newer(c.root) {
 			c.root = r
 		}
@@ -218,9 +226,7 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 			c.damaged(d, err)
 			return nil
 		}
-		if old := c.accounts[row.ID]; old == nil || rec.Epoch >= old.epoch {
-			c.accounts[row.ID] = &account{row: *row, epoch: rec.Epoch}
-		}
+		c.noteAccount(accountRow{row: *row, rank: rankRecord, epoch: rec.Epoch})
 		return nil
 	})
 	if err != nil {
@@ -248,33 +254,25 @@ func (c *Collection) noteBucket(rec *metadata.Record, r *manifest.BucketRecord) 
 	switch {
 	case r.Deleted:
 		b.deleted, b.gone = true, max(b.gone, rec.Epoch)
-	case !b.live || rec.Epoch >= b.epoch:
-		b.row, b.name, b.epoch, b.live = r.Row, r.Name, rec.Epoch, true
+	default:
+		b.note(bucketRecord{r.Row, r.Name, rec.Epoch})
 	}
 }
 
-// openAccounts joins the accounts of the tables to those of the records, and
-// unwraps their keys.
-func (c *Collection) openAccounts(ctx context.Context) error {
-	if c.root != nil {
-		for i := range c.root.Accounts {
-			row := &c.root.Accounts[i]
-			c.accounts[row.ID] = &account{row: *row}
+// note takes a record that says that the bucket lives.
+func (b *bucket) note(r bucketRecord) {
+	b.live, b.epoch = true, max(b.epoch, r.epoch)
+	text := r.row.AppendTo(nil)
+	for i := range b.records {
+		// Equal names are sealed to different bytes.
+		if old := &b.records[i]; bytes.Equal(old.row.AppendTo(nil), text) && bytes.Equal(old.name, r.name) {
+			old.epoch = max(old.epoch, r.epoch)
+			return
 		}
 	}
-	if len(c.accounts) == 0 {
-		return ErrNothing
+	if len(b.records) < maxRows {
+		b.records = append(b.records, r)
 	}
-	for id, a := range c.accounts {
-		key, err := c.o.Keys.UnwrapAccount(ctx, id, a.row.Key, a.row.MasterKey, []byte(a.row.WrappedKey))
-		if err != nil {
-			c.o.Log.Error("key of an account does not open", "account", id.String(), "err", err)
-			a.err = fmt.Errorf("key of account %s: %w", id, err)
-			continue
-		}
-		a.keys = seal.DeriveAccount(key)
-	}
-	return nil
 }
 
 // checkTables makes tables if no drive has them, and sets what depends on
@@ -292,6 +290,7 @@ func (c *Collection) checkTables(ctx context.Context) (err error) {
 	if len(c.root.PGs.Groups) == 0 {
 		return fmt.Errorf("%w: the tables name no placement groups", ErrNoGroups)
 	}
+	c.admit()
 	c.newest = max(c.newest, c.root.Order)
 	c.o.Scheme = c.root.PGs.Groups[0].Scheme
 	c.report.Missing = c.missingDrives(&c.root.Drives)
@@ -307,19 +306,28 @@ func (c *Collection) openBuckets() {
 		if b.deleted && b.live && c.root != nil && c.root.Incarnation.Revived(b.gone, b.epoch) {
 			b.deleted = false
 		}
-		if !b.deleted {
-			b.err = c.openBucket(b)
+		slices.SortStableFunc(b.records, func(x, y bucketRecord) int { return cmp.Compare(y.epoch, x.epoch) })
+		for i := 0; i < len(b.records) && !b.deleted; i++ {
+			r := &b.records[i]
+			b.row = r.row
+			err := c.openBucket(b, r.name)
+			if err == nil {
+				b.err = nil
+				break
+			}
+			b.err = cmp.Or(b.err, err)
 		}
+		b.records = nil
 	}
 }
 
-func (c *Collection) openBucket(b *bucket) error {
+func (c *Collection) openBucket(b *bucket, name []byte) error {
 	owner := c.accounts[b.row.Owner]
 	if owner == nil {
 		return fmt.Errorf("account %s has no record", b.row.Owner)
 	}
 	if b.row.WrappedKey == "" {
-		b.row.Name = string(b.name)
+		b.row.Name = string(name)
 		return checkName(b.row.Name)
 	}
 	if owner.err != nil {
@@ -330,7 +338,7 @@ func (c *Collection) openBucket(b *bucket) error {
 		return fmt.Errorf("key of the bucket: %w", err)
 	}
 	keys := seal.DeriveBucket(key)
-	if b.row.Name, err = keys.OpenName(b.row.ID, b.name); err != nil {
+	if b.row.Name, err = keys.OpenName(b.row.ID, name); err != nil {
 		return fmt.Errorf("name of the bucket: %w", err)
 	}
 	b.keys = keys

@@ -21,26 +21,9 @@ const listPage = 1000
 // drive holds which shards of a placement group. It is for clusters that never
 // wrote root tables, or lost every drive that had them.
 func (c *Collection) readTables(ctx context.Context) (*manifest.Root, error) {
-	found := make(holders)
-	for i := range c.o.Drives {
-		d := &c.o.Drives[i]
-		var after metadata.ShardRef
-		for {
-			page, err := d.Records.List(ctx, after, false, listPage)
-			if err != nil {
-				return nil, fmt.Errorf("%w: drive %s: %w", ErrNoGroups, d.Path, err)
-			}
-			for j := range page {
-				found.add(d.Row.ID, &page[j].Record)
-				if page[j].Type == metadata.RecordShard && c.o.Scheme == (metadata.Scheme{}) {
-					c.o.Scheme = page[j].Scheme
-				}
-			}
-			if len(page) < listPage {
-				break
-			}
-			after = page[len(page)-1].Ref()
-		}
+	found, err := c.holders(ctx, func(uint32) bool { return true })
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoGroups, err)
 	}
 	root := &manifest.Root{Incarnation: metadata.Incarnation{Number: newIncarnation(c.o.Now())}}
 	root.Drives.Version = 1
@@ -66,6 +49,35 @@ func (c *Collection) readTables(ctx context.Context) (*manifest.Root, error) {
 	}
 	root.PGs = *pgs
 	return root, nil
+}
+
+// holders reads off the indexes of the drives which of them hold shards of
+// placement groups that of says, and sets the scheme if it is not known.
+func (c *Collection) holders(ctx context.Context, of func(pg uint32) bool) (holders, error) {
+	found := make(holders)
+	for i := range c.o.Drives {
+		d := &c.o.Drives[i]
+		var after metadata.ShardRef
+		for {
+			page, err := d.Records.List(ctx, after, false, listPage)
+			if err != nil {
+				return found, fmt.Errorf("index of drive %s: %w", d.Path, err)
+			}
+			for j := range page {
+				if of(page[j].PG) {
+					found.add(d.Row.ID, &page[j].Record)
+				}
+				if page[j].Type == metadata.RecordShard && c.o.Scheme == (metadata.Scheme{}) {
+					c.o.Scheme = page[j].Scheme
+				}
+			}
+			if len(page) < listPage {
+				break
+			}
+			after = page[len(page)-1].Ref()
+		}
+	}
+	return found, nil
 }
 
 // place is a member of a placement group.

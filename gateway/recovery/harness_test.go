@@ -338,3 +338,13 @@ func recoverAll(t testing.TB, o recovery.Options) (*replica.Local, *recovery.Rep
 	}
 	return to, report
 }
+
+// accountRecord encodes a record as package gateway/object does.
+func accountRecord(a *metadata.Account) []byte {
+	out := append([]byte{1}, a.ID[:]...)
+	out = append(append(out, a.Key[:]...), a.MasterKey[:]...)
+	for _, s := range []string{a.WrappedKey, a.Canonical, a.Name} {
+		out = append(binary.LittleEndian.AppendUint32(out, uint32(len(s))), s...)
+	}
+	return out
+}

@@ -34,6 +34,9 @@ func (c *Collection) Restore(ctx context.Context, to Engine) (*Report, error) {
 	if err := c.restoreObjects(ctx, to); err != nil {
 		return nil, fmt.Errorf("recovery: objects: %w", err)
 	}
+	if err := c.raise(ctx, to); err != nil {
+		return nil, fmt.Errorf("recovery: placement groups: %w", err)
+	}
 	// The fence comes last: its order lies above that of all that was found.
 	fence := &metadata.Fence{Floor: c.epoch + epochMargin, Living: []uint64{c.epoch + epochMargin}}
 	for group := range uint32(metadata.DataGroups + 1) {
@@ -307,6 +310,7 @@ func (c *Collection) restoreKey(ctx context.Context, to Engine, j *job) error {
 		c.lose(j.b, &first, err)
 		return nil
 	}
+	c.born(m)
 	j.b.objects.Add(1)
 	j.b.bytes.Add(m.Version.Bytes)
 	c.tell(func(p *Progress) {
