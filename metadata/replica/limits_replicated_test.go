@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,6 +42,17 @@ type disk struct{ free atomic.Uint64 }
 
 func (d *disk) usage() (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: d.free.Load(), TotalBytes: 100 << 30}, nil
+}
+
+// TestUsedBytesFromTheStart: what stores take is known before time has passed.
+func TestUsedBytesFromTheStart(t *testing.T) {
+	t.Parallel()
+	o := engineOptions()
+	o.Tick = 24 * time.Hour
+	e := openReplicated(t, places(t, 3), o)
+	waitFor(t, "the space that stores take", func() bool {
+		return !slices.ContainsFunc(e.Status(t.Context()), func(s replica.StoreStatus) bool { return s.UsedBytes == 0 })
+	})
 }
 
 // TestFullDevices: one of three is not missed, and leads no more; with two,

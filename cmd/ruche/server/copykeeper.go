@@ -195,7 +195,7 @@ func (k *copyKeeper) settle(ctx context.Context) error {
 	if err := e.Settled(ctx); err != nil {
 		return err
 	}
-	if err := k.removeLeft(e); err != nil {
+	if err := k.removeLeft(ctx, e); err != nil {
 		return err
 	}
 	return k.shrink(ctx)

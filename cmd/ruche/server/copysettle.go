@@ -177,11 +177,14 @@ func differs(list *storeList, t *metadata.StoreTable) bool {
 }
 
 // removeLeft ends the copies that are members no more, deletes and forgets them.
-func (k *copyKeeper) removeLeft(e *replica.Replicated) error {
+func (k *copyKeeper) removeLeft(ctx context.Context, e *replica.Replicated) error {
 	list, _, _, _ := k.snapshot()
 	for _, row := range list.Stores {
 		if row.State != storeLeaving && row.State != storeGone {
 			continue
+		}
+		if err := e.Forget(ctx, row.Replica); err != nil {
+			return err
 		}
 		if row.State == storeLeaving {
 			if err := e.RemoveStore(row.Replica); err != nil {

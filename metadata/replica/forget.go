@@ -1,0 +1,49 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+)
+
+// Forget makes it durable, at every store of this process that runs, that a
+// store is a member of no group any more. Before that the files of that store
+// may not be deleted: a group that rests does not write down what it has
+// committed, and after a loss of power its members would ask for the vote of a
+// store that has gone.
+//
+// It is [ErrUnsettled] while a store that runs still counts the other one as a
+// member.
+func (e *Replicated) Forget(ctx context.Context, replica uint64) error {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if err := e.usable(); err != nil {
+		return err
+	}
+	for _, r := range *e.runners.Load() {
+		if r.id() == replica || r.failed() != nil {
+			continue
+		}
+		done := make(chan error, 1)
+		err := r.do(ctx, func(s *Store) error {
+			for _, m := range s.groups {
+				if m.knows(replica) {
+					return fmt.Errorf("%w: group %d: store %d does not know yet that store %d has gone", ErrUnsettled, m.id, r.id(), replica)
+				}
+			}
+			r.sends.Go(func() { done <- s.Flush() })
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			err = fmt.Errorf("replica: make durable in %s that store %d has gone: %w", r.store.Dir(), replica, context.Cause(ctx))
+		}
+		if err != nil && r.failed() == nil {
+			return err
+		}
+	}
+	return nil
+}
