@@ -130,6 +130,8 @@ func warnings(s *Status, c Circumstances) (out []Warning) {
 			warn("drive-absent", fmt.Sprintf("Drive %s is absent: %s.", name(d), d.Reason), "mount it and start again, or run \"ruche drive replace "+name(d)+"\"")
 		case DriveFenced:
 			warn("drive-fenced", fmt.Sprintf("Drive %s failed and serves nothing: %s.", name(d), d.Reason), "check the device; start again if it is sound, else replace it")
+		case DriveSlow:
+			warn("drive-slow", fmt.Sprintf("Drive %s answers much later than the others: writes avoid it.", name(d)), "if it stays so, check the device, and unmount and replace it")
 		case DriveFull:
 			warn("drive-full", fmt.Sprintf("Drive %s is full.", name(d)), "delete objects or add space")
 		}

@@ -90,6 +90,7 @@ const (
 	DriveOK         DriveState = "ok"
 	DriveFull       DriveState = "full"
 	DriveReadOnly   DriveState = "read-only"
+	DriveSlow       DriveState = "slow"   // answers much later than the others: writes avoid it
 	DriveFenced     DriveState = "fenced" // failed a write; serves nothing
 	DriveAbsent     DriveState = "absent" // not mounted, or not the drive that belongs there
 	DriveRebuilding DriveState = "rebuilding"

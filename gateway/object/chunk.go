@@ -30,8 +30,9 @@ type chunkWriter struct {
 
 	footer   metadata.Footer // set before the lanes' queues are closed, then only read
 	finished chan int        // lanes that have ended; room for all
-	ended    uint32          // lanes taken from finished
+	ended    uint32          // lanes taken from finished, or never begun
 	acked    uint32          // of these, durable
+	given    uint32          // lanes that were given up
 
 	failed  atomic.Int32 // lanes that failed or were given up
 	aborted atomic.Bool  // lanes do no more than they must
@@ -53,6 +54,29 @@ type lane struct {
 	closed  bool        // the queue is
 	err     error       // why it failed; read after it came out of finished
 	over    bool        // its goroutine has ended; guarded by chunkWriter.mu
+
+	spent atomic.Int64 // in calls on the drive that have returned, nanoseconds
+	since atomic.Int64 // when the running call began, nanoseconds since 1970; 0: none runs
+}
+
+// call makes a call on the drive of a lane and counts the time it takes.
+func (l *lane) call(now func() time.Time, f func() error) error {
+	begun := now().UnixNano()
+	l.since.Store(begun)
+	err := f()
+	l.since.Store(0)
+	l.spent.Add(now().UnixNano() - begun)
+	return err
+}
+
+// busy is how long the drive has had for the lane's shard so far: the time that
+// the lane waited for stripes is not in it.
+func (l *lane) busy(now time.Time) time.Duration {
+	busy := l.spent.Load()
+	if since := l.since.Load(); since != 0 {
+		busy += max(0, now.UnixNano()-since)
+	}
+	return time.Duration(busy)
 }
 
 // laneQueue is more stripes than a lane ever has waiting, also when the part
@@ -102,11 +126,19 @@ func (w *partWriter) startChunk(ctx context.Context, pg *metadata.PG, no uint32,
 		Scheme: pg.Scheme, PG: pg.ID, Generation: generation.Number,
 		Bucket: w.bucket.row.ID, Account: w.bucket.row.Owner, Epoch: w.lease.epoch,
 	}
+	passed := w.e.passed(pg, c.need())
+	if n-ones(passed) < c.need() {
+		return nil, fmt.Errorf("%w: %d of %d drives do not answer: %w", ErrUnwritable, ones(passed), n, metadata.ErrSlow)
+	}
 	for i := range c.lanes {
 		rec.Shard.Index = uint8(i)
 		c.sums[i] = w.e.getCells(rec.Shard.Bytes())
 		l := &c.lanes[i]
 		l.index, l.drive = i, generation.Members[i]
+		if passed&(1<<i) != 0 {
+			c.pass(l)
+			continue
+		}
 		l.queue = make(chan *stripe, laneQueue)
 		own := rec
 		// A lane is told by c.aborted that nobody wants its shard any more. A
@@ -225,79 +257,6 @@ func (c *chunkWriter) closeQueues() {
 	}
 }
 
-// wait waits until every lane has ended, or lags behind the others by
-// Options.StallTimeout while the ack rule holds without it. Without enough
-// shards it returns ErrUnwritable or ErrFull.
-func (c *chunkWriter) wait(ctx context.Context) error {
-	timer := time.NewTimer(c.e.options.StallTimeout)
-	defer timer.Stop()
-	total, stalls := len(c.lanes), 0
-	for ones(c.ended) < total && total-ones(c.ended&^c.acked) >= c.need() {
-		select {
-		case i := <-c.finished:
-			c.ended |= 1 << i
-			if c.lanes[i].err == nil {
-				c.acked |= 1 << i
-			}
-			stalls = 0
-			timer.Reset(c.e.options.StallTimeout)
-			continue
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-timer.C:
-			timer.Reset(c.e.options.StallTimeout)
-		}
-		if stalls++; ones(c.acked) < c.need() && stalls < maxStalls {
-			continue
-		}
-		for i := range c.lanes {
-			if c.ended&(1<<i) == 0 {
-				c.giveUp(&c.lanes[i])
-			}
-		}
-		break
-	}
-	if ones(c.acked) < c.need() {
-		return c.unwritable()
-	}
-	return nil
-}
-
-// giveUpStuck gives up the lanes that hold stripes while enough others have
-// written all of theirs. It reports whether it did.
-func (c *chunkWriter) giveUpStuck() bool {
-	idle, stuck := 0, 0
-	for i := range c.lanes {
-		switch l := &c.lanes[i]; {
-		case l.broken.Load():
-		case l.queued.Load() == 0:
-			idle++
-		default:
-			stuck++
-		}
-	}
-	if stuck == 0 || idle < c.need() {
-		return false
-	}
-	for i := range c.lanes {
-		if l := &c.lanes[i]; !l.broken.Load() && l.queued.Load() > 0 {
-			c.giveUp(l)
-		}
-	}
-	return true
-}
-
-func (c *chunkWriter) giveUp(l *lane) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if l.over || l.givenUp.Swap(true) {
-		return
-	}
-	c.e.counters.hanging.Add(1)
-	c.fail(l, fmt.Errorf("shard %d on drive %s: %w", l.index, l.drive, metadata.ErrSlow))
-	c.e.log.Warn("shard writer given up", "drive", l.drive.String(), "chunk", c.row.ID.String(), "shard", l.index)
-}
-
 // fail counts the lane out. It needs mu.
 func (c *chunkWriter) fail(l *lane, reason error) {
 	if !l.broken.Swap(true) {
@@ -370,6 +329,7 @@ func (c *chunkWriter) run(ctx context.Context, l *lane, rec *metadata.Record) {
 	c.mu.Lock()
 	if l.over = true; l.givenUp.Load() {
 		c.e.counters.hanging.Add(-1)
+		c.e.suspects.drive(l.drive).lost.Add(-1)
 	}
 	c.mu.Unlock()
 	c.finished <- l.index
@@ -377,7 +337,12 @@ func (c *chunkWriter) run(ctx context.Context, l *lane, rec *metadata.Record) {
 
 // store writes the shard and makes it durable.
 func (c *chunkWriter) store(ctx context.Context, l *lane, rec *metadata.Record) error {
-	w, err := c.e.shards.Create(ctx, l.drive, rec, c.framed)
+	now := c.e.options.Now
+	var w ShardWriter
+	err := l.call(now, func() (err error) {
+		w, err = c.e.shards.Create(ctx, l.drive, rec, c.framed)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("create shard %d on drive %s: %w", l.index, l.drive, err)
 	}
@@ -385,7 +350,10 @@ func (c *chunkWriter) store(ctx context.Context, l *lane, rec *metadata.Record) 
 		if c.stopped(l) {
 			err = errAbandoned
 		} else {
-			_, err = w.Write(s.frame(l.index))
+			err = l.call(now, func() error {
+				_, err := w.Write(s.frame(l.index))
+				return err
+			})
 		}
 		l.queued.Add(-1)
 		s.release()
@@ -399,7 +367,7 @@ func (c *chunkWriter) store(ctx context.Context, l *lane, rec *metadata.Record) 
 		return errAbandoned
 	}
 	footer := c.footer // a writer may keep what it is given
-	if err := w.Close(&footer); err != nil {
+	if err := l.call(now, func() error { return w.Close(&footer) }); err != nil {
 		w.Abort()
 		return fmt.Errorf("close shard %d on drive %s: %w", l.index, l.drive, err)
 	}

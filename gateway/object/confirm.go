@@ -12,6 +12,8 @@ const (
 	confirmQueue = 4096                   // chunks
 	confirmBatch = 256                    // refs a drive
 	confirmDelay = 200 * time.Millisecond // how long a hint may wait for others
+	// confirmTimeout is how long a drive may take for its hints: others wait.
+	confirmTimeout = 2 * time.Second
 )
 
 // confirmer tells drives, in batches, that metadata refers to their shards. The
@@ -101,8 +103,10 @@ func (c *confirmer) drain(batches map[topology.DriveID][]metadata.ShardRef) {
 }
 
 func (c *confirmer) send(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) {
-	defer c.e.tasks.on(drive)()
-	if err := c.e.shards.Confirm(ctx, drive, refs); err != nil {
+	_, err := c.e.bg.guard.do(ctx, drive, confirmTimeout, func(ctx context.Context) error {
+		return c.e.shards.Confirm(ctx, drive, refs)
+	})
+	if err != nil {
 		c.e.log.DebugContext(ctx, "commit hint not taken", "drive", drive.String(), "shards", len(refs), "err", err)
 	}
 }

@@ -24,6 +24,16 @@
 // engine's part in that is the epoch: every request keeps the epoch it began
 // with for its whole life, and publishes it ([Engine.Leases]) until it ended.
 //
+// # Slow drives
+//
+// A drive that answers much later than the others in the same writes, or not
+// at all, is suspect. Placement groups without it are preferred; a chunk that
+// has it as a member leaves it out, or writes to it without waiting, and is
+// acknowledged by the same rule as ever: what is missing is in the short index
+// and repaired once the drive is well, or after a quarter of an hour in any
+// case. Reads ask it last. Probes, small shards that nobody refers to, are
+// compared with those on other drives and end the suspicion.
+//
 // # Memory
 //
 // Stripes and runs come out of two budgets of bytes (Options.StripeBudgetBytes

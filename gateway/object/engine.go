@@ -15,6 +15,7 @@ import (
 	"github.com/ruche-storage/ruche/erasure"
 	"github.com/ruche-storage/ruche/gateway/seal"
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
 // Engine answers S3's calls. It is safe for concurrent use. See [New].
@@ -37,6 +38,7 @@ type Engine struct {
 	buckets  *bucketCache
 	accounts *accountCache
 	latency  latencies
+	suspects *suspects
 	confirms *confirmer
 	damage   *damageQueue
 	counters counters
@@ -79,6 +81,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e.confirms = newConfirmer(e)
 	e.latency.now = o.Now
+	e.suspects = newSuspects(o.Now, e.suspectChanged)
 	var err error
 	if e.bg, err = newBackground(e); err != nil {
 		return nil, err
@@ -106,6 +109,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	e.loops.Go(func() { e.every(run, e.options.EpochPeriod, "next epoch", e.nextEpoch) })
 	e.loops.Go(func() { e.every(run, e.options.TopologyPeriod, "reload topology", e.ReloadTopology) })
 	e.loops.Go(func() { e.confirms.run(run) })
+	e.loops.Go(func() { e.probeForever(run) })
 	if e.options.Background != nil {
 		e.bg.start(run, &e.loops)
 	}
@@ -220,6 +224,7 @@ type counters struct {
 	writing, reading   atomic.Int64
 	stripes            atomic.Uint64
 	shortWrites        atomic.Uint64
+	shardsPassed       atomic.Uint64
 	shardWriteFailures atomic.Uint64
 	shardReads         atomic.Uint64
 	shardReadFailures  atomic.Uint64
@@ -247,6 +252,7 @@ type State struct {
 	Stripes            uint64 // encoded
 	BytesIn, BytesOut  uint64 // plain
 	ShortWrites        uint64 // chunks committed with shards missing
+	ShardsPassed       uint64 // not written because their drive was suspect
 	ShardWriteFailures uint64
 	ShardReads         uint64
 	ShardReadFailures  uint64 // of any class, corrupt ones included
@@ -265,6 +271,8 @@ type State struct {
 	DamageDropped uint64 // reports that did not fit it; scrub will find them
 
 	ReadP95 time.Duration // of shard reads
+
+	Suspects []topology.DriveID // drives that answer late, or not at all
 }
 
 // State returns what the engine is doing.
@@ -275,13 +283,13 @@ func (e *Engine) State() State {
 		Writes: e.writes.state(), Reads: e.reads.state(), Leases: e.Leases(),
 		RunningWrites: c.writing.Load(), RunningReads: c.reading.Load(),
 		Stripes: c.stripes.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
-		ShortWrites: c.shortWrites.Load(), ShardWriteFailures: c.shardWriteFailures.Load(),
+		ShortWrites: c.shortWrites.Load(), ShardsPassed: c.shardsPassed.Load(), ShardWriteFailures: c.shardWriteFailures.Load(),
 		ShardReads: c.shardReads.Load(), ShardReadFailures: c.shardReadFailures.Load(),
 		CorruptShards: c.corruptCells.Load(), Runs: c.runs.Load(), DegradedRuns: c.degradedRuns.Load(),
 		Hedges: c.hedges.Load(), Unreadable: c.unreadable.Load(), MACFailures: c.macFailures.Load(),
 		CommitRetries: c.commitRetries.Load(), ConfirmsDropped: c.confirmsDropped.Load(),
 		BracketFailures: c.bracketFailures.Load(), HangingTasks: c.hanging.Load(),
 		DamageDepth: depth, DamageDropped: dropped,
-		ReadP95: e.latency.p95(),
+		ReadP95: e.latency.p95(), Suspects: e.suspects.list(),
 	}
 }

@@ -361,7 +361,7 @@ func TestHangingDrives(t *testing.T) {
 					body := payload(n, 1)
 					begun := time.Now()
 					w.mustPut("object", body)
-					if took := time.Since(begun); took < w.options.StallTimeout || took > 4*w.options.StallTimeout {
+					if took := time.Since(begun); took < w.options.LagTimeout || took > 2*w.options.LagTimeout {
 						t.Errorf("took %v", took)
 					}
 					if s := w.State(); s.HangingTasks != 1 || s.ShortWrites != 1 {

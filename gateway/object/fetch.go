@@ -95,7 +95,7 @@ func (f *fetch) rank(i int) int {
 	switch {
 	case !f.e.options.Drives.Condition(drive).Readable:
 		return 2
-	case f.e.latency.slow(drive, f.e.options.HedgeAfter):
+	case f.e.suspects.has(drive), f.e.latency.slow(drive, f.e.options.HedgeAfter):
 		return 1
 	}
 	return 0
@@ -177,6 +177,8 @@ func (f *fetch) done() bool { return f.good&f.want == f.want || ones(f.good) >= 
 func (f *fetch) wait(ctx context.Context) error {
 	hedge := time.NewTimer(max(f.e.latency.p95(), f.e.options.HedgeAfter))
 	defer hedge.Stop()
+	lag := time.NewTimer(f.e.readLag())
+	defer lag.Stop()
 	timeout := time.NewTimer(f.e.options.ReadTimeout)
 	defer timeout.Stop()
 	for timeouts := 0; !f.done(); {
@@ -194,6 +196,8 @@ func (f *fetch) wait(ctx context.Context) error {
 				f.askMore(ctx, f.layout.Data, false)
 				f.late = 0
 			}
+		case <-lag.C:
+			f.passLate(ctx)
 		case <-timeout.C:
 			timeouts++
 			f.late = f.asked &^ f.good &^ f.bad
@@ -205,6 +209,24 @@ func (f *fetch) wait(ctx context.Context) error {
 	}
 	f.report()
 	return f.decode()
+}
+
+// readLag is how late a read may be before it is not waited for, however many
+// hedges there were.
+func (e *Engine) readLag() time.Duration {
+	return max(e.options.LagTimeout/4, lagFactor*e.latency.p95())
+}
+
+// passLate asks for further shards in place of those that are late by readLag.
+// Two or three such reads make their drive suspect.
+func (f *fetch) passLate(ctx context.Context) {
+	f.late = f.asked &^ f.good &^ f.bad
+	for i := range f.shards {
+		if f.late&(1<<i) != 0 {
+			f.e.suspects.late(f.pg.Newest().Members[i], lostWeight)
+		}
+	}
+	f.askMore(ctx, f.layout.Data, false)
 }
 
 // noteLate makes the drives that do not answer count as slow.

@@ -97,11 +97,18 @@ type Options struct {
 	// TrashGrace is how long the collector keeps trash at least. The data
 	// path only publishes it. Zero means 1 hour.
 	TrashGrace time.Duration
-	// StallTimeout is how long a shard writer may lag behind all others
-	// before its shard is given up. Zero means 10 s.
+	// StallTimeout is how long a write waits without any progress for drives
+	// that it cannot do without, six times over, before it fails. Zero means
+	// 10 s.
 	StallTimeout time.Duration
-	// HedgeAfter is the least time before a further shard is asked for. Zero
-	// means 10 ms.
+	// LagTimeout is how much longer than the others a drive may take for its
+	// shard of a write that can do without it. The shard is then recorded as
+	// short, and the drive is suspect: it is written to no more until probes,
+	// one in each such time, were in time. Zero means 1 s.
+	LagTimeout time.Duration
+	// HedgeAfter is the least time before a further shard is asked for, and
+	// before a drive that is late against the others counts as such. Zero means
+	// 10 ms.
 	HedgeAfter time.Duration
 	// ReadTimeout is how long a drive may take for one read before its shard
 	// counts as lost for that read. Zero means 5 s.
@@ -138,6 +145,7 @@ func (o Options) withDefaults() Options {
 	o.EpochPeriod = cmp.Or(o.EpochPeriod, 10*time.Minute)
 	o.TrashGrace = cmp.Or(o.TrashGrace, time.Hour)
 	o.StallTimeout = cmp.Or(o.StallTimeout, 10*time.Second)
+	o.LagTimeout = cmp.Or(o.LagTimeout, time.Second)
 	o.HedgeAfter = cmp.Or(o.HedgeAfter, 10*time.Millisecond)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, 5*time.Second)
 	o.CommitTimeout = cmp.Or(o.CommitTimeout, 30*time.Second)
@@ -174,7 +182,7 @@ func (o Options) Validate() error {
 	need(o.StripeBudgetBytes == 0 || o.StripeBudgetBytes >= minBudgetBytes, "stripe budget below 8 MiB")
 	need(o.ReadBudgetBytes == 0 || o.ReadBudgetBytes >= minBudgetBytes, "read budget below 8 MiB")
 	for _, d := range []time.Duration{o.BudgetWait, o.EpochPeriod, o.TrashGrace, o.StallTimeout,
-		o.HedgeAfter, o.ReadTimeout, o.CommitTimeout, o.CloseTimeout, o.TopologyPeriod} {
+		o.LagTimeout, o.HedgeAfter, o.ReadTimeout, o.CommitTimeout, o.CloseTimeout, o.TopologyPeriod} {
 		need(d >= 0, fmt.Sprintf("negative duration %v", d))
 	}
 	return errors.Join(errs...)

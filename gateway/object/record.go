@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -22,12 +23,7 @@ func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, body []byt
 		return err
 	}
 	need := int(pg.Scheme.Parity) + 1
-	var candidates []topology.DriveID
-	for _, d := range pg.Newest().Members {
-		if e.options.Drives.Condition(d).Writable {
-			candidates = append(candidates, d)
-		}
-	}
+	candidates := e.recordDrives(pg)
 	payload := metadata.PayloadOf(body)
 	written, errs := 0, []error{}
 	for written < need && len(candidates) > 0 {
@@ -35,7 +31,12 @@ func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, body []byt
 		results := make([]error, n)
 		var group sync.WaitGroup
 		for i, d := range candidates[:n] {
-			group.Go(func() { results[i] = e.shards.PutRecord(ctx, d, rec, payload) })
+			own := *rec // the call may go on for longer
+			group.Go(func() {
+				_, results[i] = e.bg.guard.do(ctx, d, recordTimeout, func(ctx context.Context) error {
+					return e.shards.PutRecord(ctx, d, &own, payload)
+				})
+			})
 		}
 		group.Wait()
 		for _, err := range results {
@@ -51,6 +52,26 @@ func (e *Engine) putRecord(ctx context.Context, rec *metadata.Record, body []byt
 		return fmt.Errorf("object: record on %d of %d drives: %w: %w", written, need, ErrUnwritable, errors.Join(errs...))
 	}
 	return nil
+}
+
+// recordTimeout is how long a drive may take for a record before another one
+// gets it.
+const recordTimeout = 3 * time.Second
+
+// recordDrives returns the members of a group that take records, those that are
+// suspect last.
+func (e *Engine) recordDrives(pg *metadata.PG) []topology.DriveID {
+	var well, suspect []topology.DriveID
+	for _, d := range pg.Newest().Members {
+		switch {
+		case !e.options.Drives.Condition(d).Writable:
+		case e.suspects.has(d):
+			suspect = append(suspect, d)
+		default:
+			well = append(well, d)
+		}
+	}
+	return append(well, suspect...)
 }
 
 const recordVersion = 1

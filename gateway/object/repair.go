@@ -238,6 +238,9 @@ func (r *repairer) repairItem(ctx context.Context, item *repairItem) (delay time
 	if item.short && item.tries > 0 && r.unwritable(item.missing, pg) {
 		return r.backoff(item), nil
 	}
+	if delay := r.forSuspects(item, pg); delay > 0 {
+		return delay, nil
+	}
 	return r.mendItem(ctx, item, &bucket, chunk, found.Found[0].Owner, pg)
 }
 
@@ -265,6 +268,22 @@ func (r *repairer) unwritable(shards uint32, pg *metadata.PG) bool {
 		}
 	}
 	return true
+}
+
+// forSuspects returns how long an item waits because all drives that it is to be
+// written on are suspect: no longer than for a loss that may pass, and not at
+// all if hardly a further loss can be borne.
+func (r *repairer) forSuspects(item *repairItem, pg *metadata.PG) time.Duration {
+	if item.margin <= 1 || item.missing == 0 {
+		return 0
+	}
+	for i, drive := range pg.Newest().Members {
+		if item.missing&(1<<i) != 0 && !r.g.e.suspects.has(drive) {
+			return 0
+		}
+	}
+	left := r.g.o.TransientDelay - r.g.e.options.Now().Sub(item.since)
+	return min(left, r.g.o.RetryDelay)
 }
 
 func (r *repairer) backoff(item *repairItem) time.Duration {

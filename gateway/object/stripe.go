@@ -278,9 +278,9 @@ func stripeBytes(s metadata.Scheme, sealed int64) int {
 	return max(segments*frameBytes, s.Total()*l.FrameLength(0))
 }
 
-// take waits for a stripe to fill. If drives hold all of them for longer than
-// Options.StallTimeout, their shards are given up where the ack rule allows
-// it, and the part goes on with another stripe.
+// take waits for a stripe to fill. Drives that hold all of them for much longer
+// than the others need lose their shards where the ack rule allows it, and the
+// part goes on with another stripe.
 func (w *partWriter) take(ctx context.Context) (*stripe, error) {
 	select {
 	case s := <-w.depot.free:
@@ -290,24 +290,26 @@ func (w *partWriter) take(ctx context.Context) (*stripe, error) {
 	if w.depot.owned < stripesInFlight && w.depot.grow() {
 		return <-w.depot.free, nil
 	}
-	timer := time.NewTimer(w.e.options.StallTimeout)
+	began := w.e.options.Now()
+	timer := time.NewTimer(w.chunk.lagCheck())
 	defer timer.Stop()
-	for range maxStalls {
+	for {
 		select {
 		case s := <-w.depot.free:
 			return s, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-timer.C:
-			if w.chunk.giveUpStuck() {
-				if err := w.depot.replace(ctx); err != nil {
-					return nil, err
-				}
-			}
-			timer.Reset(w.e.options.StallTimeout)
 		}
+		if w.chunk.giveUpLate() {
+			if err := w.depot.replace(ctx); err != nil {
+				return nil, err
+			}
+		} else if w.e.options.Now().Sub(began) >= maxStalls*w.e.options.StallTimeout {
+			return nil, fmt.Errorf("object: drives hold all stripes: %w: %w", ErrUnwritable, metadata.ErrSlow)
+		}
+		timer.Reset(w.chunk.lagCheck())
 	}
-	return nil, fmt.Errorf("object: drives hold all stripes: %w: %w", ErrUnwritable, metadata.ErrSlow)
 }
 
 // fill reads segments of source into the data cells of s: as many as a stripe

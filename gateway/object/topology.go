@@ -90,6 +90,22 @@ type chooser struct {
 	made  time.Time
 }
 
+// newChooser prepares a choice by what is known of the drives now. Those that
+// are suspect count as unavailable, unless nothing else is left.
+func (e *Engine) newChooser(table *metadata.PGTable, now time.Time) *chooser {
+	load := func(suspects bool) func(topology.DriveID) placement.Load {
+		return func(d topology.DriveID) placement.Load {
+			k := e.options.Drives.Condition(d)
+			return placement.Load{Writable: k.Writable && (suspects || !e.suspects.has(d)), FreeBytes: k.FreeBytes, Queue: k.Queue}
+		}
+	}
+	c := &chooser{table: table, made: now, Chooser: placement.NewChooser(table, load(false))}
+	if _, err := c.Choose(0); err != nil {
+		c.Chooser = placement.NewChooser(table, load(true))
+	}
+	return c
+}
+
 // choosePG returns the placement group for a new chunk: by chance, one of
 // those with most writable members.
 func (e *Engine) choosePG() (*metadata.PG, error) {
@@ -100,10 +116,7 @@ func (e *Engine) choosePG() (*metadata.PG, error) {
 	}
 	c := e.topology.chooser.Load()
 	if c == nil || c.table != table || now.Sub(c.made) > chooserAge {
-		c = &chooser{table: table, made: now, Chooser: placement.NewChooser(table, func(d topology.DriveID) placement.Load {
-			k := e.options.Drives.Condition(d)
-			return placement.Load{Writable: k.Writable, FreeBytes: k.FreeBytes, Queue: k.Queue}
-		})}
+		c = e.newChooser(table, now)
 		e.topology.chooser.Store(c)
 	}
 	var random [8]byte

@@ -198,6 +198,7 @@ func (c *control) Drives(ctx context.Context) ([]admin.Drive, error) {
 			rebuilt[r.Drive] = 100 * float64(r.ChunksDone) / float64(r.Chunks)
 		}
 	}
+	slow := p.eng.State().Suspects
 	var out []admin.Drive
 	for _, d := range table.Drives {
 		if d.State == topology.DriveRetired {
@@ -213,6 +214,9 @@ func (c *control) Drives(ctx context.Context) ([]admin.Drive, error) {
 			continue
 		}
 		one := describe(s)
+		if one.State == admin.DriveOK && slices.Contains(slow, d.ID) {
+			one.State = admin.DriveSlow
+		}
 		if n := moving[d.ID]; n > 0 && one.State == admin.DriveOK {
 			one.State, one.RebuildPercent = admin.DriveRebuilding, rebuilt[d.ID]
 		}

@@ -93,6 +93,8 @@ func (c *control) engineFamilies() []admin.Family {
 		one("engine_plain_bytes_in_total", "Bytes of objects written.", n, float64(s.BytesIn)),
 		one("engine_plain_bytes_out_total", "Bytes of objects read.", n, float64(s.BytesOut)),
 		one("engine_short_writes_total", "Chunks stored with shards missing.", n, float64(s.ShortWrites)),
+		one("engine_shards_passed_total", "Shards not written because their drive answers late.", n, float64(s.ShardsPassed)),
+		one("engine_slow_drives", "Drives that answer much later than the others.", g, float64(len(s.Suspects))),
 		one("engine_shard_write_failures_total", "Shards that a drive did not take.", n, float64(s.ShardWriteFailures)),
 		one("engine_shard_reads_total", "Reads of shards.", n, float64(s.ShardReads)),
 		one("engine_shard_read_failures_total", "Reads of shards that failed.", n, float64(s.ShardReadFailures)),
