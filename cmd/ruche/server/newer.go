@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ruche-storage/ruche/gateway/recovery"
 	"github.com/ruche-storage/ruche/gateway/seal"
@@ -17,14 +19,25 @@ type tables interface {
 	PGs(ctx context.Context) (*metadata.PGTable, error)
 }
 
+// tablesPatience is how long a start waits for the tables that drives carry:
+// every drive has the newest, so one that hangs need not be waited for.
+const tablesPatience = 10 * time.Second
+
 // newestTables returns the newest tables that the open drives carry, nil if
-// there are none.
+// there are none. It goes on without drives that hang, but not without all.
 func (p *process) newestTables(ctx context.Context) (*recovery.Tables, error) {
-	var drives []recovery.Records
+	var drives []recovery.Drive
 	for _, d := range p.node.Drives() {
-		drives = append(drives, d)
+		drives = append(drives, recovery.Drive{Path: d.Path(), Records: d})
 	}
-	return recovery.NewestTables(ctx, seal.ClusterID(p.id.Cluster), p.ring, drives, p.Log)
+	t, silent, err := recovery.NewestTables(ctx, seal.ClusterID(p.id.Cluster), p.ring, drives, tablesPatience, p.Log)
+	if errors.Is(err, recovery.ErrSilent) {
+		return nil, &StartError{DriveUnusable, fmt.Sprintf("none of the drives %v answers", silent), "look for devices that hang (dmesg), and start again; nothing was changed", err}
+	}
+	if err == nil && len(silent) > 0 {
+		p.Log.Error("drives do not answer; whether they know of later drives and placement groups than the others is not known", "paths", silent)
+	}
+	return t, err
 }
 
 // newerTables takes over what drives know better than metadata that were put
