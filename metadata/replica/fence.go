@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -41,11 +43,31 @@ func (f *fenceFS) check(op, name string, err error) error {
 
 // Create implements vfs.FS.
 func (f *fenceFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), markerPrefix) {
+		if err := f.check("sync", name, f.syncDir(f.PathDir(name))); err != nil {
+			return nil, err
+		}
+	}
 	file, err := f.FS.Create(name, category)
 	if err != nil && f.relieve(err) {
 		file, err = f.FS.Create(name, category)
 	}
 	return f.wrap("create", name, file, err)
+}
+
+// markerPrefix is what the names of markers begin with: empty files whose names
+// say which file counts, the newest manifest for one. Pebble makes both durable
+// by one sync of the directory, and a file system that does not keep the order
+// of changes may in a power cut keep the marker without the file.
+const markerPrefix = "marker."
+
+// syncDir makes the entries of a directory durable.
+func (f *fenceFS) syncDir(dir string) error {
+	d, err := f.FS.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // ReuseForWrite implements vfs.FS.
