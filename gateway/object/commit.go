@@ -19,10 +19,20 @@ const (
 // errNotSent says that a command certainly did not take effect and never will.
 var errNotSent = errors.New("object: not committed")
 
-// propose commits cmd and repeats it with the same request id while its
+// propose is proposeOnly for commands of which manifests must tell: whoever
+// writes these learns of it, also if nobody knows whether it took effect.
+func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
+	result, err := e.proposeOnly(ctx, cmd)
+	if queues(cmd.Kind) && (err == nil || errors.Is(err, metadata.ErrUnknownOutcome)) {
+		e.bg.manifests.Kick(cmd.Group)
+	}
+	return result, err
+}
+
+// proposeOnly commits cmd and repeats it with the same request id while its
 // outcome is unknown. It gives cmd a request id. Once it was sent, ctx no
 // longer ends it: only Options.CommitTimeout does.
-func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
+func (e *Engine) proposeOnly(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
@@ -36,9 +46,6 @@ func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.
 		result, err := e.meta.Commit(sent, cmd)
 		switch {
 		case err == nil:
-			if queues(cmd.Kind) {
-				e.bg.manifests.Kick(cmd.Group)
-			}
 			return result, nil
 		case errors.Is(err, metadata.ErrUnknownOutcome):
 			unknown = true

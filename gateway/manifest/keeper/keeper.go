@@ -14,8 +14,9 @@ import (
 const (
 	groupCount = metadata.DataGroups + 1
 
-	// parallelGroups is how many groups write at a time, parallelRecords how
-	// many records each of them has under way: together they bound the memory.
+	// parallelGroups is how many groups write at a time beside the root,
+	// parallelRecords how many records each of them has under way: together they
+	// bound the memory.
 	parallelGroups  = 4
 	parallelRecords = 4
 
@@ -49,6 +50,8 @@ type group struct {
 	id   uint32
 	kick chan struct{} // holds one
 	told atomic.Int64  // changes since the last look
+	// wrote is when something was written last. Only drain and rest use it.
+	wrote time.Time
 
 	// mu is held while manifests of the outbox are written and while the row
 	// of members changes: a member that joins misses nothing.
@@ -139,7 +142,9 @@ func (g *group) run(ctx context.Context) {
 	}
 }
 
-// rest waits for a change, and then for some more of them.
+// rest waits for a change, and then for some more of them. Those of the root
+// are few, and where data lies may hang on them: the first is not kept waiting
+// if there was none of late.
 func (g *group) rest(ctx context.Context, wait time.Duration, kicked bool) bool {
 	kick := g.kick
 	if !kicked {
@@ -155,7 +160,11 @@ func (g *group) rest(ctx context.Context, wait time.Duration, kicked bool) bool 
 	case <-kick:
 	}
 	const step = 50 * time.Millisecond
-	for waited := time.Duration(0); waited < g.k.o.Linger && g.told.Load() < hurry; waited += step {
+	linger := g.k.o.Linger
+	if g.id == metadata.RootGroup {
+		linger = max(min(step, linger), linger-g.k.o.Now().Sub(g.wrote))
+	}
+	for waited := time.Duration(0); waited < linger && g.told.Load() < hurry; waited += step {
 		if pause(ctx, step) != nil {
 			return false
 		}
@@ -187,11 +196,13 @@ func (g *group) drain(ctx context.Context) error {
 		}
 		return err
 	}
-	select {
-	case g.k.writing <- struct{}{}:
-		defer func() { <-g.k.writing }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if g.id != metadata.RootGroup { // whose tables must not wait for others
+		select {
+		case g.k.writing <- struct{}{}:
+			defer func() { <-g.k.writing }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	for {
 		entries, err := g.k.o.Metadata.Outbox(ctx, g.id, 0, pageEntries)
@@ -211,6 +222,7 @@ func (g *group) drain(ctx context.Context) error {
 			return err
 		}
 		g.k.entries.Add(uint64(len(entries)))
+		g.wrote = g.k.o.Now()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ruche-storage/ruche/gateway/manifest"
+	"github.com/ruche-storage/ruche/gateway/seal"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
@@ -19,6 +21,7 @@ type memory struct {
 	mu      sync.Mutex
 	order   uint64
 	outbox  []metadata.OutboxEntry
+	root    []metadata.OutboxEntry
 	members [groupCount]metadata.ManifestMembers
 	written int
 	looks   int
@@ -70,6 +73,9 @@ func (m *memory) Outbox(_ context.Context, group uint32, _ uint64, limit int) ([
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.looks++
+	if group == metadata.RootGroup {
+		return append([]metadata.OutboxEntry(nil), m.root[:min(limit, len(m.root))]...), nil
+	}
 	if group != 1 {
 		return nil, nil
 	}
@@ -91,6 +97,9 @@ func (m *memory) propose(_ context.Context, cmd *metadata.Command) error {
 	if cmd.Members != nil {
 		m.members[cmd.Group] = *cmd.Members
 		return nil
+	}
+	for len(m.root) > 0 && cmd.Group == metadata.RootGroup && m.root[0].Order <= cmd.Manifested.Upto {
+		m.root = m.root[1:]
 	}
 	for len(m.outbox) > 0 && cmd.Group == 1 && m.outbox[0].Order <= cmd.Manifested.Upto {
 		m.outbox = m.outbox[1:]
@@ -170,6 +179,72 @@ func TestChangesAreWrittenWithinTwoSeconds(t *testing.T) {
 		}
 		if n := d.puts; n < 6 {
 			t.Errorf("%d records", n)
+		}
+	})
+}
+
+// changeRoot changes a table of the root, and returns its order.
+func (m *memory) changeRoot(k *Keeper) uint64 {
+	m.mu.Lock()
+	m.order = max(m.order+1, uint64(time.Now().UnixMicro()))
+	order := m.order
+	m.root = append(m.root, metadata.OutboxEntry{Order: order, Kind: metadata.OutboxRoot})
+	m.mu.Unlock()
+	k.Kick(metadata.RootGroup)
+	return order
+}
+
+// roots returns how many tables of the root a drive was given, and up to which
+// order.
+func (d *fakeDrives) roots(t *testing.T, drive topology.DriveID) (n int, newest uint64) {
+	t.Helper()
+	err := d.Records(t.Context(), drive, metadata.RecordRoot, func(rec *metadata.Record, payload []byte) error {
+		n++
+		root, err := manifest.OpenRoot(nil, seal.ClusterID{}, rec.Shard.Chunk, payload)
+		newest = max(newest, root.Order)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, newest
+}
+
+// TestTablesOfTheRootAreWrittenAtOnce: a change of them, after which data may
+// lie elsewhere, does not wait for others, nor for groups whose drives hang. Many
+// changes share a record.
+func TestTablesOfTheRootAreWrittenAtOnce(t *testing.T) {
+	loops(t, func(t *testing.T, m *memory, d *fakeDrives, k *Keeper) {
+		time.Sleep(time.Minute)
+		drive := topology.DriveID{3}
+		for range parallelGroups {
+			k.writing <- struct{}{} // others are at work
+		}
+		want := m.changeRoot(k)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if _, newest := d.roots(t, drive); newest < want {
+			t.Errorf("tables of order %d after 100 ms, want %d", newest, want)
+		}
+		d.mu.Lock()
+		puts := d.puts
+		d.mu.Unlock()
+		for range 100 {
+			want = m.changeRoot(k)
+			time.Sleep(50 * time.Millisecond)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if _, newest := d.roots(t, drive); newest < want {
+			t.Errorf("tables of order %d, want %d", newest, want)
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if n := (d.puts - puts) / 6; n > 7 {
+			t.Errorf("written %d times in 6 s", n)
+		}
+		for range parallelGroups {
+			<-k.writing
 		}
 	})
 }
