@@ -36,9 +36,11 @@ func (e *Engine) proposeOnly(ctx context.Context, cmd *metadata.Command) (*metad
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
-	if err := e.random(cmd.Request[:]); err != nil {
+	id, err := e.newID()
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
+	cmd.Request = id
 	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.options.CommitTimeout)
 	defer cancel()
 	pause, overloaded, unknown := commitPause, 0, false

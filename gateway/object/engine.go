@@ -174,6 +174,14 @@ func (e *Engine) random(b []byte) error {
 	return nil
 }
 
+// newID returns an id for a part or a request.
+func (e *Engine) newID() (id [16]byte, err error) {
+	if err := e.random(id[:]); err != nil {
+		return id, err
+	}
+	return metadata.Dated(id, e.options.Now()), nil
+}
+
 // randomReader is the engine's source of randomness as an io.Reader.
 type randomReader struct{ e *Engine }
 

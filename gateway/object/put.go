@@ -161,10 +161,11 @@ func (e *Engine) storePart(ctx context.Context, b *bucket, l *lease, body *Body,
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	s := &storedPart{part: metadata.Part{Number: number, Bytes: body.Bytes}}
-	if err := e.random(s.part.ID[:]); err != nil {
+	id, err := e.newID()
+	if err != nil {
 		return nil, err
 	}
+	s := &storedPart{part: metadata.Part{ID: id, Number: number, Bytes: body.Bytes}}
 	hashed := newHashedBody(&e.hashes, body)
 	defer hashed.close()
 	if err := e.storeBytes(ctx, b, l, s, hashed); err != nil {
