@@ -87,7 +87,7 @@ func addVersion(u *metadata.Usage, v *metadata.Version, n int64) {
 func (a *applier) current(b metadata.BucketID, key string) (*metadata.Version, error) {
 	a.key = objectKey(a.key[:0], a.g.id, tableCurrent, b, key)
 	v := new(metadata.Version)
-	if found, err := get(a.b, a.key, v); err != nil || !found {
+	if found, err := a.b.find(a.key, v); err != nil || !found {
 		return nil, err
 	}
 	return v, nil

@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"slices"
 
@@ -38,6 +39,7 @@ type Machine struct {
 	db     *pebble.DB
 	knows  uint16 // the highest command version
 	groups map[uint32]*group
+	seed   maphash.Seed // of the hashes of keys within a batch
 }
 
 // group is the cached rows of one group, as they are after the last command
@@ -66,14 +68,14 @@ func New(db *pebble.DB) *Machine { return NewKnowing(db, metadata.LatestVersion)
 // the program did before later ones came. It stops at commands of later kinds,
 // and at groups that were raised to a later version.
 func NewKnowing(db *pebble.DB, version uint16) *Machine {
-	return &Machine{db: db, knows: version, groups: make(map[uint32]*group)}
+	return &Machine{db: db, knows: version, groups: make(map[uint32]*group), seed: maphash.MakeSeed()}
 }
 
 // A Batch holds the effects of commands until they are committed together. It
 // must end with Commit or Discard.
 type Batch struct {
 	m   *Machine
-	b   *pebble.Batch
+	b   *rows
 	err error // of an Apply; the batch can then only be discarded
 
 	groups  []*group  // with a dirty head
@@ -94,7 +96,7 @@ func (m *Machine) NewBatch() *Batch {
 			clear(g.buckets)
 		}
 	}
-	return &Batch{m: m, b: m.db.NewIndexedBatch()}
+	return &Batch{m: m, b: newRows(m.db, m.seed)}
 }
 
 // Position returns the position of the last command that a group has applied,
@@ -159,11 +161,11 @@ func (b *Batch) Finish() error {
 		}
 	}
 	b.groups, b.buckets = b.groups[:0], b.buckets[:0]
-	return nil
+	return b.b.ended()
 }
 
 // Pebble returns the batch below b, to be committed after Finish.
-func (b *Batch) Pebble() *pebble.Batch { return b.b }
+func (b *Batch) Pebble() *pebble.Batch { return b.b.Batch }
 
 // Close frees a batch that was committed by way of Pebble.
 func (b *Batch) Close() error { return b.b.Close() }
@@ -422,7 +424,7 @@ func (b *Batch) stored(g *group, cmd *metadata.Command) (*metadata.Result, error
 	}
 	var res metadata.Result
 	b.key = resultKey(b.key[:0], g.id, cmd.Epoch, cmd.Request)
-	found, err := get(b.b, b.key, &res)
+	found, err := b.b.find(b.key, &res)
 	if err != nil || !found {
 		return nil, err
 	}
