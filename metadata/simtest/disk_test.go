@@ -180,7 +180,10 @@ func (c *crash) dir(name string) {
 	before, _ := c.synced.List(name)
 	after, _ := c.named.List(name)
 	names := slices.Concat(before, after)
+	// The newest first: which of the old ones are there still depends on when
+	// Pebble has removed them, and must not change what is drawn for the others.
 	slices.Sort(names)
+	slices.Reverse(names)
 	for _, n := range slices.Compact(names) {
 		full := path.Join(name, n)
 		was, is := slices.Contains(before, n), slices.Contains(after, n)
