@@ -1,0 +1,509 @@
+package simtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ruche-storage/ruche/gateway/object"
+	"github.com/ruche-storage/ruche/metadata"
+)
+
+// Names of the model other than keys begin with a byte that no key here has.
+const (
+	uploadMark = "\x00upload " // an upload that is open: key, id
+	partMark   = "\x00part "   // a part of it: id, number
+)
+
+// openUpload is the value of the name of an upload.
+var openUpload = &Value{ETag: "open upload"}
+
+func uploadName(key string, id metadata.UploadID) string { return uploadMark + key + " " + id.String() }
+
+func partName(id metadata.UploadID, number int) string {
+	return fmt.Sprintf("%s%s %05d", partMark, id, number)
+}
+
+// known is what clients have in common besides the model.
+type known struct {
+	*Model
+	keys  []string
+	seeds *atomic.Uint64 // of the last value
+
+	mu      sync.Mutex // guards what follows
+	uploads []*upload
+	begun   map[string]int // uploads of a key that were begun, and of which no id is known
+	told    func()         // called after every answer
+}
+
+// upload is one that a client knows.
+type upload struct {
+	key  string
+	id   metadata.UploadID
+	busy bool // a client is at it
+}
+
+func newKnown(keys int) *known {
+	k := &known{Model: NewModel(), seeds: new(atomic.Uint64), begun: make(map[string]int), told: func() {}}
+	for i := range keys {
+		k.keys = append(k.keys, fmt.Sprintf("key/%c", 'a'+i))
+	}
+	return k
+}
+
+// clone returns what is known at a cut, which is made by at: nobody is at
+// anything any more.
+func (k *known) clone(at func()) *known {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := &known{Model: k.Model.Clone(at), keys: k.keys, seeds: k.seeds, begun: make(map[string]int), told: func() {}}
+	for key, n := range k.begun {
+		c.begun[key] = n
+	}
+	for _, u := range k.uploads {
+		c.uploads = append(c.uploads, &upload{key: u.key, id: u.id})
+	}
+	return c
+}
+
+// value makes a value that was never written before.
+func (k *known) value(n int) *Value { return NewValue(k.seeds.Add(1), n) }
+
+// take gives an upload to one client.
+func (k *known) take(rng *rand.Rand) *upload {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	free := slices.DeleteFunc(slices.Clone(k.uploads), func(u *upload) bool { return u.busy })
+	if len(free) == 0 {
+		return nil
+	}
+	u := free[rng.IntN(len(free))]
+	u.busy = true
+	return u
+}
+
+func (k *known) giveBack(u *upload) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	u.busy = false
+}
+
+func (k *known) forget(u *upload) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uploads = slices.DeleteFunc(k.uploads, func(o *upload) bool { return o == u })
+}
+
+// client does random operations and holds the answers against the model.
+type client struct {
+	s     *store
+	k     *known
+	rng   *rand.Rand
+	sizes []int
+	slow  time.Duration // how long slow bodies take, 0 if there are none
+	// lenient clients bear answers that say that drives or metadata fail; what
+	// was under way then is unknown.
+	lenient bool
+}
+
+// simSizes are lengths at which the way of a body changes: nothing, inline,
+// small shards, cells of a stripe, more stripes.
+var simSizes = []int{0, 1, 700, 1 << 10, 1<<10 + 1, 5000, 20_000, 65_519, 65_520, 65_521, 2*65_520 + 1, 200_000}
+
+// size is mostly small.
+func (c *client) size() int {
+	if c.rng.IntN(8) == 0 {
+		return c.sizes[c.rng.IntN(len(c.sizes))]
+	}
+	return c.sizes[c.rng.IntN(min(6, len(c.sizes)))]
+}
+
+func (c *client) key() string { return c.k.keys[c.rng.IntN(len(c.k.keys))] }
+
+// step does one operation.
+func (c *client) step(ctx context.Context) error {
+	switch n := c.rng.IntN(100); {
+	case n < 35:
+		return c.put(ctx)
+	case n < 48:
+		return c.remove(ctx)
+	case n < 58:
+		return c.read(ctx, c.key())
+	case n < 66:
+		return c.copy(ctx)
+	case n < 74:
+		return c.create(ctx)
+	case n < 84:
+		return c.part(ctx)
+	case n < 90:
+		return c.complete(ctx)
+	case n < 93:
+		return c.abort(ctx)
+	case n < 95:
+		return c.linger(ctx)
+	default:
+		return c.list(ctx)
+	}
+}
+
+// end tells the model how a write has ended. It fails with answers that a
+// store must not give here.
+func (c *client) end(w Write, v *Value, err error) error {
+	defer c.k.told()
+	switch {
+	case err == nil:
+		w.Done(v)
+		return nil
+	case refused(err):
+		w.Failed()
+		return nil
+	case c.lenient:
+		return nil // it may have happened, or happen still
+	}
+	return err
+}
+
+// refused reports whether an operation has surely not happened, as S3 has it.
+func refused(err error) bool {
+	for _, no := range []error{metadata.ErrPreconditionFailed, metadata.ErrNoSuchUpload, metadata.ErrNoSuchKey, metadata.ErrInvalidPart, object.ErrEntityTooSmall} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+func body(b []byte) object.Body {
+	return object.Body{Reader: bytes.NewReader(slices.Clone(b)), Bytes: int64(len(b))}
+}
+
+// put writes a key, one time in four under a condition.
+func (c *client) put(ctx context.Context) error {
+	key, v := c.key(), c.k.value(c.size())
+	req := &object.PutRequest{Bucket: bucketName, Key: key, Body: body(v.Bytes)}
+	if c.slow > 0 && c.rng.IntN(25) == 0 {
+		req.Body.Reader = &slowReader{r: req.Body.Reader, pause: c.slow / 4, piece: max(1, len(v.Bytes)/4)}
+	}
+	var wanted *Value
+	conditional := c.rng.IntN(4) == 0
+	w := c.k.Begin(key, v)
+	if conditional {
+		if beside := w.PossibleBeside(); c.rng.IntN(2) == 0 && beside[0] != nil {
+			wanted = beside[0]
+			req.Conditions.IfMatch = wanted.ETag
+		} else {
+			req.Conditions.IfNoneMatch = true
+		}
+	}
+	res, err := c.s.Put(ctx, req)
+	if conditional {
+		if err := c.judge(w, wanted, err); err != nil {
+			return err
+		}
+	}
+	if err == nil && res.ETag != v.ETag {
+		return fmt.Errorf("%s has ETag %s, not %s", key, res.ETag, v.ETag)
+	}
+	return c.end(w, v, err)
+}
+
+// judge fails if a condition was answered as it cannot have been.
+func (c *client) judge(w Write, wanted *Value, err error) error {
+	beside := w.PossibleBeside()
+	switch {
+	case err == nil && !slices.ContainsFunc(beside, func(v *Value) bool { return same(v, wanted) }):
+		return fmt.Errorf("%s: condition for %s held, possible was %s", w.name, Describe(wanted), Describe(beside...))
+	case refused(err) && !slices.ContainsFunc(beside, func(v *Value) bool { return !same(v, wanted) }):
+		return fmt.Errorf("%s: condition for %s did not hold, possible was only that", w.name, Describe(wanted))
+	}
+	return nil
+}
+
+// same reports whether a condition cannot tell two values apart.
+func same(v, w *Value) bool { return v == w || v != nil && w != nil && v.ETag == w.ETag }
+
+func (c *client) remove(ctx context.Context) error {
+	key := c.key()
+	w := c.k.Begin(key, nil)
+	res, err := c.s.Delete(ctx, bucketName, []object.DeleteRequest{{Key: key}})
+	if err == nil {
+		err = res[0].Err
+	}
+	return c.end(w, nil, err)
+}
+
+// read compares a key with what it may hold.
+func (c *client) read(ctx context.Context, key string) error {
+	since := c.k.Now()
+	b, info, err := c.s.read(ctx, key)
+	switch {
+	case errors.Is(err, metadata.ErrNoSuchKey):
+		if possible := c.k.Possible(key, since); !slices.Contains(possible, nil) {
+			return fmt.Errorf("%s is gone, possible is %s", key, Describe(possible...))
+		}
+		return nil
+	case err != nil && c.lenient:
+		return nil
+	case err != nil:
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	_, err = c.k.Match(key, since, b, info.ETag)
+	return err
+}
+
+// linger opens an object and reads it after a while: whatever becomes of the key
+// meanwhile, its bytes stay.
+func (c *client) linger(ctx context.Context) error {
+	key, since := c.key(), c.k.Now()
+	o, err := c.s.Get(ctx, &object.GetRequest{Bucket: bucketName, Key: key})
+	if errors.Is(err, metadata.ErrNoSuchKey) || err != nil && c.lenient {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", key, err)
+	}
+	defer o.Close()
+	possible := c.k.Possible(key, since)
+	time.Sleep(c.slow)
+	var got bytes.Buffer
+	if _, err := o.WriteTo(&got); err != nil {
+		if c.lenient {
+			return nil
+		}
+		return fmt.Errorf("read %s %v after it was opened: %w", key, c.slow, err)
+	}
+	for _, v := range possible {
+		if v != nil && v.ETag == o.ETag && bytes.Equal(v.Bytes, got.Bytes()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s, opened %v before, has %d bytes with ETag %s, possible was %s", key, c.slow, got.Len(), o.ETag, Describe(possible...))
+}
+
+// copy copies a key to another one, or over itself with other attributes. What
+// it copies is one of what its source may hold.
+func (c *client) copy(ctx context.Context) error {
+	from, to := c.key(), c.key()
+	plain := c.plain(c.k.Possible(from, c.k.Now()))
+	w := c.k.Begin(to, plain...)
+	since := w.id
+	res, err := c.s.Copy(ctx, &object.CopyRequest{Source: object.CopySource{Bucket: bucketName, Key: from}, Bucket: bucketName, Key: to, ReplaceAttributes: true})
+	if possible := c.k.Possible(from, since); errors.Is(err, metadata.ErrNoSuchKey) && !slices.Contains(possible, nil) {
+		return fmt.Errorf("copy of %s: %w, possible was %s", from, err, Describe(possible...))
+	}
+	if err != nil {
+		return c.end(w, nil, err)
+	}
+	// The source may have changed since: what was copied is known by its ETag.
+	for _, v := range append(plain, c.plain(c.k.Possible(from, since))...) {
+		if v.ETag == res.ETag {
+			return c.end(w, v, nil)
+		}
+	}
+	return fmt.Errorf("copy of %s has ETag %s, possible was %s", from, res.ETag, Describe(plain...))
+}
+
+// plain returns values as a copy stores them: in one part, or as they are.
+func (c *client) plain(values []*Value) (out []*Value) {
+	for _, v := range values {
+		if v == nil {
+			continue
+		}
+		out = append(out, v)
+		if strings.Contains(v.ETag, "-") {
+			out = append(out, Plain(v.Bytes))
+		}
+	}
+	return out
+}
+
+func (c *client) create(ctx context.Context) error {
+	key := c.key()
+	c.k.mu.Lock()
+	crowded := len(c.k.uploads) > 6
+	if !crowded {
+		c.k.begun[key]++
+	}
+	c.k.mu.Unlock()
+	if crowded {
+		return nil
+	}
+	u, err := c.s.CreateUpload(ctx, &object.UploadRequest{Bucket: bucketName, Key: key})
+	if err != nil {
+		if c.lenient {
+			return nil
+		}
+		return err
+	}
+	c.k.mu.Lock()
+	c.k.begun[key]--
+	c.k.uploads = append(c.k.uploads, &upload{key: key, id: u.ID})
+	w := c.k.Begin(uploadName(key, u.ID), openUpload)
+	w.Done(openUpload)
+	c.k.mu.Unlock()
+	c.k.told()
+	return nil
+}
+
+func (c *client) part(ctx context.Context) error {
+	u := c.k.take(c.rng)
+	if u == nil {
+		return nil
+	}
+	defer c.k.giveBack(u)
+	number, size := 1+c.rng.IntN(2), c.size()
+	if number == 1 && c.rng.IntN(40) == 0 {
+		size = object.MinPartBytes // so that there may be a second one
+	}
+	v := c.k.value(size)
+	w := c.k.Begin(partName(u.id, number), v)
+	res, err := c.s.PutPart(ctx, &object.PartRequest{Bucket: bucketName, Key: u.key, Upload: u.id, Number: number, Body: body(v.Bytes)})
+	if err == nil && res.ETag != v.ETag {
+		return fmt.Errorf("part %d has ETag %s, not %s", number, res.ETag, v.ETag)
+	}
+	return c.end(w, v, err)
+}
+
+// complete makes an upload, whose parts nobody else writes now, into an object.
+func (c *client) complete(ctx context.Context) error {
+	u := c.k.take(c.rng)
+	if u == nil {
+		return nil
+	}
+	defer c.k.giveBack(u)
+	req := &object.CompleteRequest{Bucket: bucketName, Key: u.key, Upload: u.id, Bytes: -1}
+	var parts []*Value
+	for number := 1; number <= 2; number++ {
+		possible := c.k.Possible(partName(u.id, number), c.k.Now())
+		if len(possible) != 1 {
+			return nil // a part whose end is unknown
+		}
+		if v := possible[0]; v != nil {
+			parts = append(parts, v)
+			req.Parts = append(req.Parts, object.CompletePart{Number: number, ETag: v.ETag})
+		}
+	}
+	if len(parts) == 0 || len(parts) == 2 && len(parts[0].Bytes) < object.MinPartBytes {
+		return nil
+	}
+	v := Join(parts)
+	name := uploadName(u.key, u.id)
+	w, gone := c.k.Begin(u.key, v), c.k.Begin(name, nil)
+	res, err := c.s.Complete(ctx, req)
+	if err == nil && res.ETag != v.ETag {
+		return fmt.Errorf("upload of %s has ETag %s, not %s", u.key, res.ETag, v.ETag)
+	}
+	if refused(err) && !slices.Contains(gone.PossibleBeside(), nil) {
+		return fmt.Errorf("complete %s: %w, but it is open", u.key, err)
+	}
+	if err == nil || refused(err) {
+		c.k.forget(u)
+		defer c.settleParts(u)
+	}
+	return errors.Join(c.end(gone, nil, err), c.end(w, v, err))
+}
+
+// settleParts forgets the parts of an upload that is gone.
+func (c *client) settleParts(u *upload) {
+	for number := 1; number <= 2; number++ {
+		w := c.k.Begin(partName(u.id, number), nil)
+		w.Done(nil)
+	}
+}
+
+func (c *client) abort(ctx context.Context) error {
+	u := c.k.take(c.rng)
+	if u == nil {
+		return nil
+	}
+	defer c.k.giveBack(u)
+	gone := c.k.Begin(uploadName(u.key, u.id), nil)
+	err := c.s.Abort(ctx, bucketName, u.key, u.id)
+	if refused(err) && !slices.Contains(gone.PossibleBeside(), nil) {
+		return fmt.Errorf("abort %s: %w, but it is open", u.key, err)
+	}
+	if err == nil || refused(err) {
+		c.k.forget(u)
+		defer c.settleParts(u)
+	}
+	return c.end(gone, nil, err)
+}
+
+// list compares a page with what keys may hold.
+func (c *client) list(ctx context.Context) error {
+	since := c.k.Now()
+	page, err := c.s.List(ctx, &object.ListRequest{Bucket: bucketName, Limit: 1000})
+	if err != nil {
+		if c.lenient {
+			return nil
+		}
+		return fmt.Errorf("list: %w", err)
+	}
+	listed := make(map[string]object.Entry)
+	for i, e := range page.Entries {
+		if i > 0 && page.Entries[i-1].Key >= e.Key {
+			return fmt.Errorf("%s is listed behind %s", e.Key, page.Entries[i-1].Key)
+		}
+		listed[e.Key] = e
+	}
+	for _, key := range c.k.keys {
+		possible := c.k.Possible(key, since)
+		e, ok := listed[key]
+		delete(listed, key)
+		if !slices.ContainsFunc(possible, func(v *Value) bool { return matches(v, e, ok) }) {
+			return fmt.Errorf("%s is listed as %v %+v, possible is %s", key, ok, e, Describe(possible...))
+		}
+	}
+	for key := range listed {
+		return fmt.Errorf("%s is listed and was never written", key)
+	}
+	return nil
+}
+
+func matches(v *Value, e object.Entry, listed bool) bool {
+	if v == nil || !listed {
+		return v == nil && !listed
+	}
+	return e.ETag == v.ETag && e.Bytes == int64(len(v.Bytes))
+}
+
+// work does operations, with pauses in which the store does what it does by
+// itself, until enough were done.
+func (c *client) work(ctx context.Context, steps int, over func() bool, pause time.Duration) error {
+	for range steps {
+		if over() {
+			return nil
+		}
+		if err := c.step(ctx); err != nil {
+			return err
+		}
+		if pause > 0 && c.rng.IntN(3) == 0 {
+			time.Sleep(time.Duration(c.rng.Int64N(int64(pause))))
+		}
+	}
+	return nil
+}
+
+// slowReader yields bytes in pieces with pauses.
+type slowReader struct {
+	r     io.Reader
+	piece int
+	pause time.Duration
+}
+
+func (s *slowReader) Read(p []byte) (int, error) {
+	time.Sleep(s.pause)
+	return s.r.Read(p[:min(len(p), s.piece)])
+}
+
+// hexOf returns the first digits of an id, for messages.
+func hexOf(b []byte) string { return hex.EncodeToString(b[:min(4, len(b))]) }

@@ -1,0 +1,66 @@
+package simtest
+
+import (
+	"flag"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	simSeed = flag.Uint64("sim-seed", 1, "seed of the simulations")
+	simCuts = flag.Int("sim-cuts", 0, "power cuts; 0 means 4,000, and 20 with -short")
+)
+
+const cutsOfWorld = 20
+
+// TestPowerCuts is T-SIM of the reliability plan for a whole store: metadata,
+// drives and engine together lose nothing that was acknowledged, bring nothing
+// back that was deleted, and leave nothing behind that is not collected.
+func TestPowerCuts(t *testing.T) {
+	t.Parallel()
+	total := *simCuts
+	if total == 0 {
+		total = 4000
+		if testing.Short() {
+			total = 20
+		}
+	}
+	// A start with 12 drives costs four times as much as one with three.
+	for _, shape := range []struct {
+		drives int
+		share  int // of the cuts, in a hundred
+	}{{1, 10}, {3, 45}, {6, 40}, {12, 5}} {
+		t.Run(fmt.Sprint(shape.drives), func(t *testing.T) {
+			t.Parallel()
+			p := smallPlan(shape.drives)
+			image := newImage(t, p)
+			began := time.Now()
+			var cuts, looks, quiet, revived, late atomic.Int64
+			want := total * shape.share / 100
+			for n := 0; int(cuts.Load()) < want; n++ {
+				seed := *simSeed<<32 + uint64(shape.drives)<<24 + uint64(n)
+				synctest.Test(t, func(t *testing.T) {
+					w, first := newWorld(p, image, seed)
+					err := w.run(t.Context(), first, min(cutsOfWorld, want))
+					cuts.Add(int64(w.cuts))
+					looks.Add(int64(w.looks))
+					quiet.Add(int64(w.quiet))
+					revived.Add(int64(w.revived))
+					late.Add(int64(w.lateCommits))
+					if err != nil {
+						t.Errorf("world %s: %v", strconv.FormatUint(seed, 10), err)
+					}
+				})
+				if t.Failed() {
+					break
+				}
+			}
+			t.Logf("seed %d: %s on %d drives, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %.0f cuts/s",
+				*simSeed, p.scheme, p.drives, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), float64(cuts.Load())/time.Since(began).Seconds())
+		})
+	}
+}
