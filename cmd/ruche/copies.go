@@ -277,12 +277,19 @@ func (a *app) copiesText(m *admin.Metadata) string {
 	headers := []string{"STORE", "PATH", "ROLE", "STATE", "LEADS", "LAG", "SYNC", "USED", "FREE"}
 	var rows [][]string
 	var reasons []reason
+	remedies := ""
 	for i := range m.Stores {
 		c := &m.Stores[i]
 		rows = append(rows, a.copyRow(c))
 		reasons = append(reasons, reason{fmt.Sprintf("copy %d in %s", c.Replica, c.Where()), c.Reason})
+		if remedy := m.Remedy(c); remedy != "" {
+			remedies += fmt.Sprintf("what helps copy %d: %s\n", c.Replica, remedy)
+		}
 	}
 	fmt.Fprintf(&out, "\n%s", a.tableWithReasons(headers, rows, reasons, 0, 4, 5, 6, 7, 8))
+	if remedies != "" {
+		fmt.Fprintf(&out, "\n%s", remedies)
+	}
 	return out.String()
 }
 

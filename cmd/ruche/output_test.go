@@ -19,7 +19,12 @@ func TestLongReasons(t *testing.T) {
 		{Replica: 2, Path: "/srv/d2/meta", Drive: "2", Role: admin.CopyVoter, Health: admin.CopyRefused, Reason: long},
 		{Replica: 3, Path: "/srv/d3/meta", Drive: "3", Role: admin.CopyVoter, Health: admin.CopyAbsent, Reason: "not mounted"},
 	}}
-	text := a.copiesText(m)
+	text, remedies, _ := strings.Cut(a.copiesText(m), "\nwhat helps ")
+	for _, want := range []string{"copy 2: put the right device there", "\"ruche metadata replace 2\"", "what helps copy 3: mount it", "\"ruche metadata replace 3\""} {
+		if !strings.Contains(remedies, want) {
+			t.Errorf("the remedies do not say %q:\n%s", want, remedies)
+		}
+	}
 	whole := "copy 2 in /srv/d2: " + strings.ReplaceAll(long, "\n", " ") + "\n"
 	if !strings.HasSuffix(text, "\n\n"+whole) {
 		t.Errorf("the whole reason is not below the table:\n%s", text)
@@ -41,7 +46,7 @@ func TestLongReasons(t *testing.T) {
 		t.Errorf("%d rows for %d copies:\n%s", n, len(m.Stores), table)
 	}
 	m.Stores = m.Stores[:1]
-	if text := a.copiesText(m); strings.Contains(text, "REASON") {
-		t.Errorf("a column without a reason:\n%s", text)
+	if text := a.copiesText(m); strings.Contains(text, "REASON") || strings.Contains(text, "helps") {
+		t.Errorf("a reason or remedy where nothing is the matter:\n%s", text)
 	}
 }

@@ -233,14 +233,28 @@ func metadataWarnings(m *Metadata, c Circumstances) (out []Warning) {
 		out = append(out, w)
 	}
 	for i := range m.Stores {
-		if w, ok := m.Stores[i].warning(); ok {
-			if m.Healthy < m.Quorum {
-				w.Remedy = "bring it back and start again: nothing is lost then; only if it is lost for good, see \"ruche metadata force --help\""
-			}
+		if w, ok := m.warningOf(&m.Stores[i]); ok {
 			out = append(out, w)
 		}
 	}
 	return out
+}
+
+// Remedy says what helps a copy that is not well; it is empty if nothing is the
+// matter with it.
+func (m *Metadata) Remedy(c *CopyState) string {
+	w, _ := m.warningOf(c)
+	return w.Remedy
+}
+
+// warningOf says what the matter is with a copy, and what helps, which without
+// the others is something else than with them.
+func (m *Metadata) warningOf(c *CopyState) (w Warning, ok bool) {
+	w, ok = c.warning()
+	if ok && m.Healthy < m.Quorum {
+		w.Remedy = "bring it back and start again: nothing is lost then; only if it is lost for good, see \"ruche metadata force --help\""
+	}
+	return w, ok
 }
 
 // warning says what the matter is with a copy.

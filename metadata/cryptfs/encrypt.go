@@ -76,7 +76,7 @@ func Encrypted(below vfs.FS, dir string) (bool, error) {
 }
 
 // Check opens every file in dir, and returns the first error: one that wraps
-// [ErrKey] if the key is not theirs. Files that go away meanwhile are no error.
+// [ErrKey] or [ErrForeign] if the key is not theirs. Files that go away meanwhile are no error.
 func (f *FS) Check(dir string) error {
 	names, err := f.FS.List(dir)
 	if err != nil {

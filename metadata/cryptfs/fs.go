@@ -164,8 +164,8 @@ func (f *FS) writer(name string, inner vfs.File) (vfs.File, error) {
 }
 
 // Open implements vfs.FS. A file that lies there unencrypted is opened as it
-// is. The error names the file and wraps [ErrKey], [ErrDamaged] or [ErrNewer]
-// if it cannot be decrypted.
+// is. The error names the file and wraps [ErrKey], [ErrForeign], [ErrDamaged]
+// or [ErrNewer] if it cannot be decrypted.
 func (f *FS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	inner, err := f.FS.Open(name, opts...)
 	if err != nil {

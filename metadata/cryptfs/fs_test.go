@@ -159,23 +159,27 @@ func TestWrongKey(t *testing.T) {
 	t.Parallel()
 	below := vfs.NewMem()
 	create(t, newFS(t, below), "f", []byte("content"))
-	for name, o := range map[string]cryptfs.Options{
-		"another key of the store":  seeded(storeA(), 2),
-		"another store":             seeded(storeB(), 1),
-		"another store and its key": seeded(storeB(), 2),
+	for name, c := range map[string]struct {
+		o       cryptfs.Options
+		want    error
+		mention string
+	}{
+		"another key of the store":  {seeded(storeA(), 2), cryptfs.ErrKey, "ruche keyring restore"},
+		"another store":             {seeded(storeB(), 1), cryptfs.ErrForeign, "put the files of this store there"},
+		"another store and its key": {seeded(storeB(), 2), cryptfs.ErrForeign, "put the files of this store there"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fs, err := cryptfs.New(below, o)
+			fs, err := cryptfs.New(below, c.o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			_, err = fs.Open("f")
-			if !errors.Is(err, cryptfs.ErrKey) || !strings.Contains(fmt.Sprint(err), "cryptfs: f: ") || !strings.Contains(fmt.Sprint(err), "ruche keyring restore") {
-				t.Errorf("Open = %v; want the name of the file, %v", err, cryptfs.ErrKey)
+			if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), "cryptfs: f: ") || !strings.Contains(fmt.Sprint(err), c.mention) {
+				t.Errorf("Open = %v; want the name of the file, %v", err, c.want)
 			}
-			if _, err := fs.OpenReadWrite("f", ""); !errors.Is(err, cryptfs.ErrKey) {
-				t.Errorf("OpenReadWrite = %v, want %v", err, cryptfs.ErrKey)
+			if _, err := fs.OpenReadWrite("f", ""); !errors.Is(err, c.want) {
+				t.Errorf("OpenReadWrite = %v, want %v", err, c.want)
 			}
 			if i, err := fs.Stat("f"); err != nil || i.Size() != 7 {
 				t.Errorf("Stat = %v, %v; want 7 bytes", i, err)

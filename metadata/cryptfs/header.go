@@ -114,10 +114,11 @@ func derive(key *Key, h *header) (*stream, [checkBytes]byte, error) {
 }
 
 // unlock derives the cipher of a file that was made before. The error wraps
-// ErrKey if the key is not the one it was made with.
+// ErrForeign if another store has made it, ErrKey if the key is not the one it
+// was made with.
 func unlock(key *Key, store topology.DriveID, h *header) (*stream, error) {
 	if h.store != store {
-		return nil, fmt.Errorf("%w (the file is of store %s, the key of store %s)", ErrKey, h.store, store)
+		return nil, fmt.Errorf("%w (the file is of store %s, this is store %s)", ErrForeign, h.store, store)
 	}
 	s, check, err := derive(key, h)
 	if err != nil {
@@ -150,6 +151,9 @@ var (
 	// ErrKey says that a file was encrypted under another key.
 	ErrKey = errors.New("file is encrypted under another key: give the keyring of this store, newest version, " +
 		"or write it anew with \"ruche keyring restore\"")
+
+	// ErrForeign says that a file belongs to another store.
+	ErrForeign = errors.New("file belongs to another store: put the files of this store there")
 
 	// ErrDamaged says that the header of a file is damaged, so that nothing of
 	// it can be read.

@@ -211,7 +211,10 @@ func unavailable(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, replica.ErrLastVoter), errors.Is(err, replica.ErrTooFewStores), errors.Is(err, replica.ErrNoStore):
+	case errors.Is(err, replica.ErrLastVoter):
+		return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: "the last copy of the metadata that votes cannot be removed",
+			Remedy: "add others first with \"ruche metadata add auto\", or move it with \"ruche metadata replace STORE PATH\""}
+	case errors.Is(err, replica.ErrTooFewStores), errors.Is(err, replica.ErrNoStore):
 		return conflict("%v", err)
 	case errors.Is(err, metadata.ErrUnavailable), errors.Is(err, metadata.ErrOverloaded), errors.Is(err, replica.ErrNoLeader):
 		return &admin.Error{Status: http.StatusServiceUnavailable, Code: admin.CodeUnavailable, Message: "the metadata does not answer: " + err.Error(), Remedy: "see \"ruche metadata status\""}

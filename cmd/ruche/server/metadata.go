@@ -150,6 +150,10 @@ func (p *process) openingError(dir string, err error) error {
 	if errors.Is(err, cryptfs.ErrKey) {
 		return p.keyringMismatch(err)
 	}
+	if errors.Is(err, cryptfs.ErrForeign) {
+		return &StartError{ForeignState, "what lies in " + dir + " is not the metadata of this cluster",
+			"put the metadata of this cluster there; if it is lost, move what is there aside and make it anew from the drives with \"ruche recover\", or from a backup with \"ruche metadata restore\"", err}
+	}
 	if errors.Is(err, replica.ErrAbsurdClock) {
 		return &StartError{ClockAbsurd, "the clock of this machine", "set the clock (timedatectl, chrony); if it is right, start once with --accept-clock", err}
 	}
