@@ -25,6 +25,14 @@ func steadyCopies(s *instance, text string) string {
 	return text
 }
 
+func copiesNow(t *testing.T, s *instance) (m admin.Metadata) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(s.ok("metadata", "status", "--output", "json")), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // TestMetadataCommands grows a store to three copies, loses one, replaces it,
 // and goes back to one.
 func TestMetadataCommands(t *testing.T) {
@@ -50,19 +58,15 @@ func TestMetadataCommands(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(s.dir, "d2", "meta")); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(startPatience)
-	for {
-		var m admin.Metadata
-		if err := json.Unmarshal([]byte(s.ok("metadata", "status", "--output", "json")), &m); err != nil {
-			t.Fatal(err)
-		}
-		if m.Healthy == 2 && m.MayLose == 0 && m.Leaderless == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(startPatience)
+	for m := copiesNow(t, s); m.Healthy != 2 || m.MayLose != 0 || m.Leaderless != 0; m = copiesNow(t, s) {
+		select {
+		case <-tick.C:
+		case <-limit:
 			t.Fatalf("the loss is not seen: %+v", m)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	show("status")
 	show("metadata", "replace", filepath.Join(s.dir, "d2"), "--wait")

@@ -202,7 +202,7 @@ func (a *app) lines(label string) (show func(step), end func()) {
 		if s.total > 0 && !s.finished {
 			tenth = s.done * 10 / s.total
 		}
-		if tenth != last {
+		if tenth > last { // what is to be done may have grown
 			last = tenth
 			fmt.Fprintf(a.stderr, "%s: %d %%\n", label, tenth*10)
 		}

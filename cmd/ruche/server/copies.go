@@ -175,7 +175,7 @@ func describeStore(out *admin.CopyState, s *replica.StoreStatus, leaders, commit
 	case s.Full:
 		out.Health = admin.CopyFull
 	case s.Slow:
-		out.Health, out.Reason = admin.CopySlow, fmt.Sprintf("writes take %v", s.Sync.Round(time.Millisecond))
+		out.Health, out.Reason = admin.CopySlow, fmt.Sprintf("writes take %.1f ms", float64(s.Sync.Microseconds())/1000)
 	case out.Lag > behindEntries || out.Role == admin.CopyLearner:
 		out.Health = admin.CopyBehind
 	}

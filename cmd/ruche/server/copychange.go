@@ -46,6 +46,20 @@ func (k *copyKeeper) placeNamed(path string) (place, error) {
 		Remedy: "name the path of a drive: see \"ruche drive list\""}
 }
 
+// enoughCopies is how many copies there are at most if nobody names a path.
+const enoughCopies = 5
+
+// occupied refuses a second copy in one place. The number of the first may be 0
+// for unknown.
+func occupied(p place, replica uint64) error {
+	which := "a copy"
+	if replica > 0 {
+		which = fmt.Sprintf("copy %d", replica)
+	}
+	return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("%s carries %s of the metadata already", p.where(), which),
+		Remedy: "name a drive that carries none: see \"ruche metadata status\" and \"ruche drive list\""}
+}
+
 // placesToAdd chooses where copies are added: at the path named, or, for none,
 // on devices that carry none, as many as make the number odd.
 func (k *copyKeeper) placesToAdd(path string) ([]place, error) {
@@ -56,9 +70,13 @@ func (k *copyKeeper) placesToAdd(path string) ([]place, error) {
 			return nil, err
 		}
 		if slices.ContainsFunc(taken, func(t place) bool { return t.path == p.path }) {
-			return nil, conflict("%s carries a copy of the metadata already", p.where())
+			return nil, occupied(p, 0)
 		}
 		return []place{p}, nil
+	}
+	if len(taken) >= enoughCopies {
+		return nil, &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: fmt.Sprintf("there are %d copies of the metadata already, which survive the loss of any two", len(taken)),
+			Remedy: "each more makes every change slower; name a PATH to have one all the same"}
 	}
 	var chosen []place
 	for range 1 + len(taken)%2 {
@@ -98,7 +116,7 @@ func (k *copyKeeper) replace(ctx context.Context, old uint64, to place) error {
 	if i := slices.IndexFunc(list.Stores, func(s storeRow) bool {
 		return s.Path == to.path && s.Replica != old && s.State != storeGone && s.State != storeLeaving
 	}); i >= 0 {
-		return conflict("%s carries copy %d of the metadata already", to.where(), list.Stores[i].Replica)
+		return occupied(to, list.Stores[i].Replica)
 	}
 	if row := list.row(old); row.Path == to.path {
 		if row.Drive == to.drive {

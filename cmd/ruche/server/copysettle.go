@@ -31,7 +31,7 @@ func (k *copyKeeper) watch(ctx context.Context, e *replica.Replicated) {
 			continue
 		}
 		k.log.Error("the directory of a copy of the metadata has gone", "path", s.Dir, "replica", s.Replica)
-		last = fmt.Errorf("%s has gone", s.Dir)
+		last = fmt.Errorf("%w: %s has gone", errAbsent, s.Dir)
 		k.refuse(s.Replica, last)
 		if err := e.RemoveStore(s.Replica); err != nil {
 			k.log.Warn("end of a copy of the metadata", "replica", s.Replica, "err", err)

@@ -103,6 +103,9 @@ func checkEmpty(path string) error {
 
 // driveError words why a path was not opened as a drive.
 func driveError(path string, err error) error {
+	if info, at := os.Stat(path); at == nil && !info.IsDir() {
+		return &StartError{DriveUnusable, path + " is to be a drive, and is not a directory", "name a directory, with --drives", nil}
+	}
 	reason, remedy := DriveUnusable, "check the device and the mount"
 	switch {
 	case errors.Is(err, node.ErrInUse):

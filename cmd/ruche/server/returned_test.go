@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -40,14 +41,19 @@ func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for range 4000 {
-		if f() {
-			return
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(what)
 		}
-		<-tick.C
 	}
-	t.Fatal(what)
 }
+
+// patience is how long a condition may take on a machine that is busy.
+const patience = time.Minute
 
 func putObject(t *testing.T, p *process, key string) {
 	t.Helper()

@@ -409,7 +409,7 @@ func TestDirectoriesThatCannotBeUsed(t *testing.T) {
 	wantReason(t, err, NotWritable, file)
 
 	_, err = attempt(t, settings(t, t.TempDir(), func(c *config.Config) { c.Drives = []string{file} }), nil)
-	wantReason(t, err, DriveUnusable, file)
+	wantReason(t, err, DriveUnusable, file, "not a directory")
 
 	full := t.TempDir()
 	if err := os.WriteFile(filepath.Join(full, "precious.txt"), nil, 0o600); err != nil {
