@@ -89,11 +89,10 @@ func (e *Replicated) Commit(ctx context.Context, cmd *metadata.Command) (*metada
 	if cmd.Group > metadata.DataGroups {
 		return nil, fmt.Errorf("replica: group %d: %w", cmd.Group, metadata.ErrInvalidCommand)
 	}
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if err := e.usable(); err != nil {
+	if err := e.enter(); err != nil {
 		return nil, err
 	}
+	defer e.life.leave()
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))
 	}

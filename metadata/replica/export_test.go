@@ -1,5 +1,11 @@
 package replica
 
+import (
+	"context"
+
+	"github.com/ruche-storage/ruche/metadata/state"
+)
+
 // HoldDecisions keeps the goroutine that decides for a store from deciding, from
 // the time that the returned channel is closed until release is.
 func HoldDecisions(r Receiver, release <-chan struct{}) (held <-chan struct{}) {
@@ -9,6 +15,14 @@ func HoldDecisions(r Receiver, release <-chan struct{}) (held <-chan struct{}) {
 		<-release
 	})
 	return begun
+}
+
+// View runs a read of a group.
+func View(ctx context.Context, e Engine, group uint32, read func()) error {
+	return e.view(ctx, group, func(state.View) error {
+		read()
+		return nil
+	})
 }
 
 // QueuedCalls returns how many calls wait for a store's decisions.

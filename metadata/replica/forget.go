@@ -14,11 +14,10 @@ import (
 // It is [ErrUnsettled] while a store that runs still counts the other one as a
 // member.
 func (e *Replicated) Forget(ctx context.Context, replica uint64) error {
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if err := e.usable(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
+	defer e.life.leave()
 	for _, r := range *e.runners.Load() {
 		if r.id() == replica || r.failed() != nil {
 			continue

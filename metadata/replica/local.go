@@ -19,6 +19,7 @@ import (
 type Local struct {
 	reader
 
+	dir     string
 	opts    Options
 	fs      *fenceFS
 	cache   *pebble.Cache
@@ -33,10 +34,7 @@ type Local struct {
 	done    sync.WaitGroup // the applier and the syncer
 	long    longReads
 
-	// life is held for reading by every call, and for writing by Close while
-	// it sets closed: then no call is in flight.
-	life   sync.RWMutex
-	closed bool
+	life *gate // of calls
 
 	// applying is held while commands of callers are read, so that a caller
 	// who gives up can wait until nobody looks at its command any more.
@@ -89,7 +87,9 @@ func Open(dir string, o Options) (*Local, error) {
 	}
 	o = o.withDefaults(dir)
 	l := &Local{
+		dir:   dir,
 		opts:  o,
+		life:  newGate(),
 		cache: pebble.NewCache(o.CacheBytes),
 		space: newSpace(dir, o),
 		stamps: newStamper(o.Now, func(wall, expected time.Time) {
@@ -177,17 +177,23 @@ func (l *Local) checkClock() error {
 // Close waits for what was proposed, flushes the store and closes it. Calls
 // after Close fail with metadata.ErrUnavailable. An engine that has fenced
 // itself cannot be closed: Close returns why it was fenced, and what hangs in
-// the store ends with the process.
+// the store ends with the process. So does an engine of which a call hangs on
+// the device for half a minute.
 func (l *Local) Close() error {
 	l.long.end()
-	l.life.Lock()
-	again := l.closed
-	l.closed = true
-	l.life.Unlock()
-	if again {
+	if !l.life.shut() {
 		return nil
 	}
-	close(l.queue) // nobody sends any more: senders hold life and look at closed
+	if !l.life.wait(closePatience) {
+		// Whoever reads may still use the store.
+		l.fail(fmt.Errorf("replica: %s: a call has not ended within %v: the device does not answer", l.dir, closePatience))
+		go func() { // should it end all the same
+			<-l.life.idle
+			close(l.queue)
+		}()
+		return fmt.Errorf("replica: close: %w", l.failed())
+	}
+	close(l.queue) // nobody sends any more: senders have entered
 	drained := make(chan error, 1)
 	go func() {
 		l.done.Wait()
@@ -227,12 +233,16 @@ func (l *Local) failed() error {
 	return nil
 }
 
-// usable is called with life held.
-func (l *Local) usable() error {
-	if l.closed {
+// enter begins a call that ends with life.leave, unless there is an error.
+func (l *Local) enter() error {
+	if !l.life.enter() {
 		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
 	}
-	return l.failed()
+	err := l.failed()
+	if err != nil {
+		l.life.leave()
+	}
+	return err
 }
 
 // Commit proposes cmd to its group and waits until it is applied and durable.
@@ -285,11 +295,10 @@ func (l *Local) applierIsDone() {
 
 // propose puts p into the queue.
 func (l *Local) propose(ctx context.Context, p *proposal) error {
-	l.life.RLock()
-	defer l.life.RUnlock()
-	if err := l.usable(); err != nil {
+	if err := l.enter(); err != nil {
 		return err
 	}
+	defer l.life.leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("replica: not proposed: %w", context.Cause(ctx))
 	}
@@ -409,11 +418,10 @@ func (l *Local) sync() {
 
 // view runs a read against the newest durable state.
 func (l *Local) view(ctx context.Context, _ uint32, read func(state.View) error) error {
-	l.life.RLock()
-	defer l.life.RUnlock()
-	if err := l.usable(); err != nil {
+	if err := l.enter(); err != nil {
 		return err
 	}
+	defer l.life.leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("replica: %w", context.Cause(ctx))
 	}
@@ -463,9 +471,8 @@ func (l *Local) Metrics() Metrics {
 	_ = l.space.admit(metadata.KindCommitVersion, l.opts.Now()) // while nothing is written nobody else asks
 	m.Disk, m.Full = l.space.state()
 	m.Failed = l.failure.Load() != nil
-	l.life.RLock()
-	defer l.life.RUnlock()
-	if l.usable() == nil {
+	if l.enter() == nil {
+		defer l.life.leave()
 		m.Pebble = l.db.Metrics()
 	}
 	return m

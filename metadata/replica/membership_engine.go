@@ -303,12 +303,6 @@ func (e *Replicated) Settled(ctx context.Context) error {
 	return nil
 }
 
-func (e *Replicated) isClosed() bool {
-	e.life.RLock()
-	defer e.life.RUnlock()
-	return e.closed
-}
-
 // AwaitSettled waits until Settled returns nil. If ctx ends first, the error
 // says what it has waited for.
 func (e *Replicated) AwaitSettled(ctx context.Context) error {
@@ -322,7 +316,7 @@ func (e *Replicated) AwaitSettled(ctx context.Context) error {
 		if !errors.Is(err, ErrUnsettled) && !errors.Is(err, metadata.ErrUnavailable) {
 			return err
 		}
-		if e.isClosed() {
+		if e.life.closed.Load() {
 			return err
 		}
 		select {

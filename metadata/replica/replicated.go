@@ -46,10 +46,7 @@ type Replicated struct {
 
 	closing chan struct{} // closed when Close begins
 	begin   sync.Once     // of Close
-	// life is held for reading by every call, and for writing by Close while
-	// it sets closed.
-	life   sync.RWMutex
-	closed bool
+	life    *gate         // of calls
 }
 
 // ReplicatedOptions adjusts a replicated engine. The zero value is a working
@@ -156,6 +153,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
 		refused: make(map[string]error), closing: make(chan struct{}), fenced: make(chan struct{}),
+		life:  newGate(),
 		opts:  o,
 		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
@@ -205,10 +203,10 @@ func (e *Replicated) openStores(places []Place) error {
 		return err
 	}
 	for _, s := range opened {
-		e.add(newRunner(s, e))
+		err = errors.Join(err, e.add(newRunner(s, e)))
 	}
 	e.spread()
-	return nil
+	return err
 }
 
 // checkStores finds stores that do not belong together, and an absurd clock.
@@ -239,16 +237,20 @@ func (e *Replicated) checkStores(stores []*Store) error {
 	return err
 }
 
-// add lets a store run.
-func (e *Replicated) add(r *runner) {
+// add lets a store run, unless the engine is being closed.
+func (e *Replicated) add(r *runner) error {
 	e.runnersMu.Lock()
 	defer e.runnersMu.Unlock()
+	if e.life.closed.Load() {
+		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	}
 	all := append(slices.Clone(*e.runners.Load()), r)
 	e.runners.Store(&all)
 	for g := range e.groups {
 		e.groups[g].skipped.Add(1)
 	}
 	r.start()
+	return nil
 }
 
 // spread lets every store ask for the leadership of its share of the groups,
@@ -267,32 +269,50 @@ func (e *Replicated) spread() {
 }
 
 // Close waits for calls, flushes the stores and closes them. Calls after Close
-// fail with metadata.ErrUnavailable.
+// fail with metadata.ErrUnavailable. Calls that hang on a device are left to
+// themselves after a while, with the store that they read: the error names it.
 func (e *Replicated) Close() error {
 	e.long.end()
 	e.begin.Do(func() { close(e.closing) })
-	e.life.Lock()
-	again := e.closed
-	e.closed = true
-	e.life.Unlock()
-	if again {
+	if !e.life.shut() {
 		return nil
+	}
+	patience := callPatience
+	if !e.life.wait(patience) {
+		patience = 0 // the stores they use have had it
 	}
 	e.runnersMu.Lock()
 	defer e.runnersMu.Unlock()
-	var errs []error
-	for _, r := range *e.runners.Load() {
-		err := r.end()
-		if r.store.Failed() == nil {
-			errs = append(errs, err) // others were told of before
-		}
+	all := *e.runners.Load()
+	errs := make([]error, len(all))
+	var ends sync.WaitGroup
+	for i, r := range all {
+		told := r.store.Failed() != nil
+		ends.Go(func() {
+			if err := r.end(patience); !told {
+				errs[i] = err
+			}
+		})
 	}
+	ends.Wait()
 	return errors.Join(errs...)
 }
 
-// usable is called with life held.
+// enter begins a call that ends with life.leave, unless there is an error.
+func (e *Replicated) enter() error {
+	if !e.life.enter() {
+		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
+	}
+	err := e.usable()
+	if err != nil {
+		e.life.leave()
+	}
+	return err
+}
+
+// usable says why no call can be answered, nil if it can.
 func (e *Replicated) usable() error {
-	if e.closed {
+	if e.life.closed.Load() {
 		return fmt.Errorf("%w: closed", metadata.ErrUnavailable)
 	}
 	if p := e.failure.Load(); p != nil {

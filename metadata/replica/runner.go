@@ -87,8 +87,9 @@ func (r *runner) start() {
 }
 
 // end stops the store and closes it. What hangs on the store's device for too
-// long is left to itself until the process ends.
-func (r *runner) end() error {
+// long is left to itself until the process ends: reads if they have not ended
+// within patience.
+func (r *runner) end(patience time.Duration) error {
 	select {
 	case <-r.stop:
 	default:
@@ -100,14 +101,17 @@ func (r *runner) end() error {
 		r.endSends()
 		r.done.Wait()
 		r.sends.Wait()
+		if !r.store.views.end(patience) {
+			r.store.fail(fmt.Errorf("replica: %s: a read has not ended: the device does not answer", r.store.Dir()))
+		}
 		done <- r.store.Close()
 	}()
-	patience := time.NewTimer(closePatience)
-	defer patience.Stop()
+	limit := time.NewTimer(closePatience)
+	defer limit.Stop()
 	select {
 	case err := <-done:
 		return err
-	case <-patience.C:
+	case <-limit.C:
 		r.store.fail(fmt.Errorf("replica: %s: the device does not answer", r.store.Dir()))
 		return r.store.Failed()
 	}

@@ -144,8 +144,6 @@ func (m *member) status() GroupStatus {
 // Status returns the state of all stores of this process, in order of replica
 // id.
 func (e *Replicated) Status(ctx context.Context) []StoreStatus {
-	e.life.RLock()
-	defer e.life.RUnlock()
 	var all []StoreStatus
 	for _, r := range *e.runners.Load() {
 		st := StoreStatus{Replica: r.id(), Dir: r.store.Dir(), Err: r.failed(), Full: r.full.Load()}
@@ -201,11 +199,10 @@ func (e *Replicated) ProposeConfChange(ctx context.Context, group uint32, change
 // onLeader runs f in the goroutine that decides for the store that leads a
 // group.
 func (e *Replicated) onLeader(ctx context.Context, group uint32, f func(*Store) error) error {
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if err := e.usable(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
+	defer e.life.leave()
 	id := e.Leader(group)
 	for _, r := range *e.runners.Load() {
 		if r.id() == id && r.failed() == nil {
@@ -218,8 +215,6 @@ func (e *Replicated) onLeader(ctx context.Context, group uint32, f func(*Store) 
 // AddStore opens one more store of the cluster, which may be blank, and lets
 // it run. It is a member of no group until the configurations are changed.
 func (e *Replicated) AddStore(p Place) (replica uint64, err error) {
-	e.life.RLock()
-	defer e.life.RUnlock()
 	if err := e.usable(); err != nil {
 		return 0, err
 	}
@@ -238,7 +233,9 @@ func (e *Replicated) AddStore(p Place) (replica uint64, err error) {
 	if err != nil {
 		return 0, errors.Join(err, s.Close())
 	}
-	e.add(newRunner(s, e))
+	if err := e.add(newRunner(s, e)); err != nil {
+		return 0, errors.Join(err, s.Close())
+	}
 	return s.Identity().Replica, nil
 }
 
@@ -257,7 +254,7 @@ func (e *Replicated) RemoveStore(replica uint64) error {
 	for g := range e.groups {
 		e.groups[g].forget(replica)
 	}
-	return old[i].end()
+	return old[i].end(callPatience)
 }
 
 // Metrics returns what the engine has counted. Disk is that of the first
@@ -272,11 +269,10 @@ func (e *Replicated) Metrics() Metrics {
 	e.stampMu.Lock()
 	m.ClockJumps = e.stamps.jumps
 	e.stampMu.Unlock()
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if e.closed {
+	if !e.life.enter() {
 		return m
 	}
+	defer e.life.leave()
 	for _, r := range *e.runners.Load() {
 		if r.failed() == nil {
 			m.Disk, _ = r.store.space.state()

@@ -361,7 +361,7 @@ func (s *Store) Dir() string { return s.dir }
 func (s *Store) fail(err error) {
 	if s.failure.CompareAndSwap(nil, &err) {
 		close(s.fenced)
-		s.opts.Logger.Error("metadata store fenced after a failed write", "store", s.dir, "err", err)
+		s.opts.Logger.Error("metadata store fenced", "store", s.dir, "err", err)
 		s.opts.OnFailure(err)
 	}
 }

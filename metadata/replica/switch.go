@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/state"
@@ -29,39 +30,50 @@ var _ Engine = (*Local)(nil)
 type Switch struct {
 	reader
 
-	mu     sync.Mutex // guards what follows
-	engine Engine     // nil after an exchange that left none
-	calls  int        // in flight
-	idle   chan struct{}
+	mu     sync.Mutex // guards what follows, and the calls of all shifts
+	now    *shift
 	held   chan struct{} // not nil during an exchange, closed at its end
 	closed bool
 
 	long longReads
 }
 
+// shift is the time of one engine.
+type shift struct {
+	engine Engine // nil after an exchange that left none
+	calls  int    // in flight
+	idle   chan struct{}
+}
+
+// A leaver is an engine that can be closed although calls are in flight that
+// hang: it leaves them to themselves.
+type leaver interface{ leavesCalls() }
+
+func (e *Replicated) leavesCalls() {}
+
 // NewSwitch returns a switch to e.
 func NewSwitch(e Engine) *Switch {
-	s := &Switch{engine: e}
+	s := &Switch{now: &shift{engine: e}}
 	s.reader = reader{s}
 	return s
 }
 
 // enter begins a call. It must be followed by exit if there is no error.
-func (s *Switch) enter(ctx context.Context) (Engine, error) {
+func (s *Switch) enter(ctx context.Context) (*shift, error) {
 	for {
 		s.mu.Lock()
-		held, e := s.held, s.engine
+		held, now := s.held, s.now
 		switch {
 		case s.closed:
 			s.mu.Unlock()
 			return nil, fmt.Errorf("%w: closed", metadata.ErrUnavailable)
-		case held == nil && e == nil:
+		case held == nil && now.engine == nil:
 			s.mu.Unlock()
 			return nil, fmt.Errorf("%w: no engine", metadata.ErrUnavailable)
 		case held == nil:
-			s.calls++
+			now.calls++
 			s.mu.Unlock()
-			return e, nil
+			return now, nil
 		}
 		s.mu.Unlock()
 		select {
@@ -72,32 +84,32 @@ func (s *Switch) enter(ctx context.Context) (Engine, error) {
 	}
 }
 
-func (s *Switch) exit() {
+func (s *Switch) exit(of *shift) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.calls--; s.calls == 0 && s.idle != nil {
-		close(s.idle)
-		s.idle = nil
+	if of.calls--; of.calls == 0 && of.idle != nil {
+		close(of.idle)
+		of.idle = nil
 	}
 }
 
 func (s *Switch) view(ctx context.Context, group uint32, read func(state.View) error) error {
-	e, err := s.enter(ctx)
+	now, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.exit()
-	return e.view(ctx, group, read)
+	defer s.exit(now)
+	return now.engine.view(ctx, group, read)
 }
 
 // Commit proposes a command to the engine there is: see [Local.Commit].
 func (s *Switch) Commit(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
-	e, err := s.enter(ctx)
+	now, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.exit()
-	return e.Commit(ctx, cmd)
+	defer s.exit(now)
+	return now.engine.Commit(ctx, cmd)
 }
 
 // Metrics returns the figures of the engine there is.
@@ -113,13 +125,14 @@ func (s *Switch) Metrics() Metrics {
 func (s *Switch) Engine() Engine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.engine
+	return s.now.engine
 }
 
 // Exchange waits until no call is in flight, and holds those that come until
 // change has returned the engine that they go on with. Change closes the engine
 // it is given, or returns it. If ctx ends first, nothing was done. An exchange
-// while another is under way is refused.
+// while another is under way is refused. Calls that hang on a device of a
+// [*Replicated] engine are not waited for longer than its Close would.
 func (s *Switch) Exchange(ctx context.Context, change func(old Engine) (Engine, error)) error {
 	s.mu.Lock()
 	switch {
@@ -131,36 +144,56 @@ func (s *Switch) Exchange(ctx context.Context, change func(old Engine) (Engine, 
 		return errors.New("replica: the engine is being exchanged")
 	}
 	s.held = make(chan struct{})
-	idle := make(chan struct{})
-	if s.calls == 0 {
+	old, idle := s.now, make(chan struct{})
+	if old.calls == 0 {
 		close(idle)
 	} else {
-		s.idle = idle
+		old.idle = idle
 	}
-	old := s.engine
 	s.mu.Unlock()
 	s.long.stop()
 
-	next, err := old, error(nil)
-	select {
-	case <-idle:
-		next, err = change(old)
-	case <-ctx.Done():
-		err = fmt.Errorf("replica: calls in flight have not ended: %w", context.Cause(ctx))
+	next := old.engine
+	err := s.awaitCalls(ctx, old, idle)
+	if err == nil {
+		next, err = change(old.engine)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.engine, s.idle = next, nil
+	if old.idle = nil; next != old.engine {
+		s.now = &shift{engine: next}
+	}
 	close(s.held)
 	s.held = nil
 	return err
+}
+
+// awaitCalls waits until the calls of a shift have ended, or need not be waited
+// for.
+func (s *Switch) awaitCalls(ctx context.Context, of *shift, idle <-chan struct{}) error {
+	var late <-chan time.Time
+	if _, ok := of.engine.(leaver); ok {
+		timer := time.NewTimer(callPatience)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-idle:
+	case <-late:
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return fmt.Errorf("replica: %d calls in flight have not ended; if nothing else keeps them, the device of the metadata does not answer: %w",
+			of.calls, context.Cause(ctx))
+	}
+	return nil
 }
 
 // Close ends the engine. Calls after Close fail with metadata.ErrUnavailable. No
 // exchange may be under way.
 func (s *Switch) Close() error {
 	s.mu.Lock()
-	e, again := s.engine, s.closed
+	e, again := s.now.engine, s.closed
 	s.closed = true
 	s.mu.Unlock()
 	if again || e == nil {

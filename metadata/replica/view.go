@@ -2,6 +2,7 @@ package replica
 
 import (
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -76,6 +77,30 @@ func (vs *views) drop(v *view) {
 		vs.garbage = append(vs.garbage, v.snap)
 		vs.drained.Broadcast()
 	}
+}
+
+// end lets no more reads begin, and waits for those that go on. It reports
+// whether all have ended in time.
+func (vs *views) end(patience time.Duration) bool {
+	vs.long.stop()
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	if old := vs.newest; old != nil {
+		vs.newest = nil
+		vs.drop(old)
+	}
+	late := false
+	timer := time.AfterFunc(patience, func() {
+		vs.mu.Lock()
+		defer vs.mu.Unlock()
+		late = true
+		vs.drained.Broadcast()
+	})
+	defer timer.Stop()
+	for vs.open > 0 && !late {
+		vs.drained.Wait()
+	}
+	return vs.open == 0
 }
 
 // drain waits until nobody reads, after a publish of nothing. Long reads are

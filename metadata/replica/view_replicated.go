@@ -13,11 +13,10 @@ import (
 // whether it still leads, up to where the group was committed when the read
 // began, and reads from a store that has applied as much.
 func (e *Replicated) view(ctx context.Context, group uint32, read func(state.View) error) error {
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if err := e.usable(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
+	defer e.life.leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("replica: %w", context.Cause(ctx))
 	}

@@ -27,11 +27,10 @@ var errWholeEnds = errors.New("the metadata engine is being closed or exchanged:
 func (l *Local) Whole(ctx context.Context, read WholeReader) error {
 	ctx, done := l.long.begin(ctx)
 	defer done()
-	l.life.RLock()
-	defer l.life.RUnlock()
-	if err := l.usable(); err != nil {
+	if err := l.enter(); err != nil {
 		return err
 	}
+	defer l.life.leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("replica: %w", context.Cause(ctx))
 	}
@@ -64,11 +63,10 @@ func closeIterator(it *pebble.Iterator, fenced <-chan struct{}) error {
 func (e *Replicated) Whole(ctx context.Context, read WholeReader) error {
 	ctx, done := e.long.begin(ctx)
 	defer done()
-	e.life.RLock()
-	defer e.life.RUnlock()
-	if err := e.usable(); err != nil {
+	if err := e.enter(); err != nil {
 		return err
 	}
+	defer e.life.leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("replica: %w", context.Cause(ctx))
 	}
@@ -170,12 +168,12 @@ func (s *Store) wholeView(ctx context.Context, at [groupCount]uint64) *wholeView
 func (s *Switch) Whole(ctx context.Context, read WholeReader) error {
 	ctx, done := s.long.begin(ctx) // before it counts as a call
 	defer done()
-	e, err := s.enter(ctx)
+	now, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.exit()
-	return e.Whole(ctx, read)
+	defer s.exit(now)
+	return now.engine.Whole(ctx, read)
 }
 
 // longReads are reads that may take minutes, and are told to end when what they
