@@ -25,17 +25,24 @@ unit: ## unit, datadriven and contract tests with the race detector
 long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
 	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts, 5,000 simulated clusters and 1,000 kill -9, of new seeds
+soak: ## 100,000 power cuts, 5,000 simulated clusters, 1,000 kill -9 and 1,000,000 checked calls with 1, 3 and 5 copies
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
 	go test -count=1 -timeout 240m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$(date +%s) -sim-seeds=5000
 	$(MAKE) build
-	RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 120m ./conformance/kill
+	for n in 1 3 5; do \
+	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 240m -v ./conformance/kill || exit 1; \
+	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=1000000 go test -count=1 -timeout 240m -v -run Linear ./conformance/linear || exit 1; \
+	done
+	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 go test -count=1 -timeout 240m -v ./conformance/devices
+	RUCHE_BIN=$(BIN) RUCHE_COPY_OBJECTS=1000000 go test -count=1 -parallel 1 -timeout 240m -v ./conformance/copies
 
-blackbox: build ## S3 suite, Go SDK clients, 50 kill -9 and memory against servers of our own
-	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/memory
+blackbox: build ## S3 suite, Go SDK clients, 50 kill -9, order of answers and memory against servers of our own
+	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory
 
-replicated: build ## S3 suite and kills once more with three copies of the metadata
-	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill
+replicated: build ## S3 suite, kills and order of answers once more with three copies of the metadata; faults and changes of copies
+	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear
+	RUCHE_METADATA_REPLICAS=5 RUCHE_KILLS=10 RUCHE_LIN_OPS=5000 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance/kill ./conformance/linear
+	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance/faults ./conformance/copies
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -47,7 +54,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 
 conformance: build ## every real client, over TLS and plain HTTP; as root, devices that fail
 	./conformance/tools/install.sh
-	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -p 1 -timeout 40m $$(go list ./conformance/... | grep -v /devices$$)
+	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -timeout 40m ./conformance/clients
 	RUCHE_BIN=$(BIN) go test -count=1 -v -timeout 20m ./conformance/devices
 
 bench: build ## load on a server of our own; BENCHFLAGS="--peer URL --peer-pid N ..." compares
