@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"net/http"
+
 	"github.com/ruche-storage/ruche/gateway/wire"
 )
 
@@ -30,6 +32,18 @@ func unset(name, log, action string, cfg configuration) *operation {
 			cfg.write(s, e)
 		}
 		return c.sendXML(e)
+	}}
+}
+
+// absent makes the operation of the DELETE of a configuration, which succeeds
+// without one, as at AWS.
+func absent(name, log, action string) *operation {
+	return &operation{name: name, log: "REST.DELETE." + log, action: action, handle: func(s *Server, c *call) error {
+		if _, err := s.objects.Bucket(c.ctx, c.bucket); err != nil {
+			return err
+		}
+		c.w.WriteHeader(http.StatusNoContent)
+		return nil
 	}}
 }
 

@@ -298,6 +298,17 @@ func (s *Server) objectTagging(c *call) error {
 	return c.sendXML(e)
 }
 
+// deleteTagging answers DeleteObjectTagging: no object has tags yet.
+func (s *Server) deleteTagging(c *call) error {
+	info, err := s.exists(c)
+	if err != nil {
+		return err
+	}
+	setVersion(c.w.Header(), info.VersionID, info.Null)
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
 // objectLockState answers GetObjectRetention and GetObjectLegalHold: no bucket
 // has object lock yet.
 func (s *Server) objectLockState(c *call) error {

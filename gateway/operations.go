@@ -64,6 +64,15 @@ var operations = map[route]*operation{
 	{bucketLevel, get, "versioning"}:          unset("GetBucketVersioning", "VERSIONING", "s3:GetBucketVersioning", versioning),
 	{bucketLevel, get, "website"}:             unset("GetBucketWebsite", "WEBSITE", "s3:GetBucketWebsite", website),
 
+	{bucketLevel, remove, "cors"}:              absent("DeleteBucketCors", "CORS", "s3:PutBucketCORS"),
+	{bucketLevel, remove, "encryption"}:        absent("DeleteBucketEncryption", "ENCRYPTION", "s3:PutEncryptionConfiguration"),
+	{bucketLevel, remove, "lifecycle"}:         absent("DeleteBucketLifecycle", "LIFECYCLE", "s3:PutLifecycleConfiguration"),
+	{bucketLevel, remove, "policy"}:            absent("DeleteBucketPolicy", "BUCKETPOLICY", "s3:DeleteBucketPolicy"),
+	{bucketLevel, remove, "publicAccessBlock"}: absent("DeletePublicAccessBlock", "PUBLIC_ACCESS_BLOCK", "s3:PutBucketPublicAccessBlock"),
+	{bucketLevel, remove, "replication"}:       absent("DeleteBucketReplication", "REPLICATION", "s3:PutReplicationConfiguration"),
+	{bucketLevel, remove, "tagging"}:           absent("DeleteBucketTagging", "TAGGING", "s3:PutBucketTagging"),
+	{bucketLevel, remove, "website"}:           absent("DeleteBucketWebsite", "WEBSITE", "s3:DeleteBucketWebsite"),
+
 	{objectLevel, put, ""}:              {name: "PutObject", log: "REST.PUT.OBJECT", action: "s3:PutObject", handle: (*Server).putObject},
 	{objectLevel, put, "copy"}:          {name: "CopyObject", log: "REST.COPY.OBJECT", action: "s3:PutObject", handle: (*Server).copyObject, copies: true},
 	{objectLevel, get, ""}:              {name: "GetObject", log: "REST.GET.OBJECT", action: "s3:GetObject", handle: (*Server).getObject},
@@ -73,6 +82,7 @@ var operations = map[route]*operation{
 	{objectLevel, get, "acl"}:           {name: "GetObjectAcl", log: "REST.GET.ACL", action: "s3:GetObjectAcl", handle: (*Server).getObjectACL},
 	{objectLevel, put, "acl"}:           {name: "PutObjectAcl", log: "REST.PUT.ACL", action: "s3:PutObjectAcl", handle: (*Server).putObjectACL},
 	{objectLevel, get, "tagging"}:       {name: "GetObjectTagging", log: "REST.GET.OBJECT_TAGGING", action: "s3:GetObjectTagging", handle: (*Server).objectTagging},
+	{objectLevel, remove, "tagging"}:    {name: "DeleteObjectTagging", log: "REST.DELETE.OBJECT_TAGGING", action: "s3:DeleteObjectTagging", handle: (*Server).deleteTagging},
 	{objectLevel, get, "retention"}:     {name: "GetObjectRetention", log: "REST.GET.OBJECT_RETENTION", action: "s3:GetObjectRetention", handle: (*Server).objectLockState},
 	{objectLevel, get, "legal-hold"}:    {name: "GetObjectLegalHold", log: "REST.GET.OBJECT_LEGALHOLD", action: "s3:GetObjectLegalHold", handle: (*Server).objectLockState},
 	{objectLevel, post, "uploads"}:      {name: "CreateMultipartUpload", log: "REST.POST.UPLOADS", action: "s3:PutObject", handle: (*Server).createUpload},
@@ -118,7 +128,6 @@ var notOffered = func() map[route]string {
 		{objectLevel, get, "torrent"}:             noTorrent,
 		{objectLevel, put, "renameObject"}:        noRename,
 		{objectLevel, put, "tagging"}:             noTags,
-		{objectLevel, remove, "tagging"}:          noTags,
 		{objectLevel, put, "retention"}:           noLock,
 		{objectLevel, put, "legal-hold"}:          noLock,
 		{objectLevel, put, "encryption"}:          noBucketConfiguration,
@@ -135,8 +144,8 @@ var notOffered = func() map[route]string {
 		"publicAccessBlock", "replication", "requestPayment", "tagging", "versioning", "website",
 	} {
 		m[route{bucketLevel, put, sub}] = noBucketConfiguration
-		if !undeletable[sub] {
-			m[route{bucketLevel, remove, sub}] = noBucketConfiguration
+		if r := (route{bucketLevel, remove, sub}); !undeletable[sub] && operations[r] == nil {
+			m[r] = noBucketConfiguration
 		}
 	}
 	return m
