@@ -1,6 +1,8 @@
 // Package memory weighs a server under load: with 1,000 idle connections and 64
 // large uploads at a time it has to stay under 600 MiB of resident memory, and
-// 1,000 clients that read slowly must not make it grow without bound.
+// with 1,000 clients that write slowly and 1,000 that read slowly under 1.2 GiB.
+// The server runs with its own setting, which is GOMEMLIMIT=512MiB: who does not
+// fit in is told to slow down.
 //
 // RUCHE_BIN names the ruche program; without it the tests are skipped, or fail
 // if RUCHE_REQUIRE is 1. They are skipped with -short.
