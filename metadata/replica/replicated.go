@@ -39,7 +39,7 @@ type Replicated struct {
 	waiting   atomic.Int64 // commands
 	long      longReads
 
-	refused map[string]error // stores that did not open, by directory; fixed at the start
+	refused []Refusal // fixed at the start
 
 	failure atomic.Pointer[error] // why too few stores are left
 	fenced  chan struct{}         // closed when failure is set
@@ -152,7 +152,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o = o.withDefaults()
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
-		refused: make(map[string]error), closing: make(chan struct{}), fenced: make(chan struct{}),
+		closing: make(chan struct{}), fenced: make(chan struct{}),
 		life:  newGate(),
 		opts:  o,
 		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
@@ -187,7 +187,7 @@ func (e *Replicated) openStores(places []Place) error {
 		if err != nil {
 			e.opts.Logger.Error("metadata store does not open", "store", p.Dir, "err", err)
 			errs = append(errs, err)
-			e.refused[p.Dir] = err
+			e.refused = append(e.refused, Refusal{p, err})
 			continue
 		}
 		opened = append(opened, s)

@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -164,8 +163,15 @@ func (e *Replicated) Status(ctx context.Context) []StoreStatus {
 	return all
 }
 
-// Refused says why stores did not open when the engine was, by directory.
-func (e *Replicated) Refused() map[string]error { return maps.Clone(e.refused) }
+// A Refusal says why the store at a place did not open.
+type Refusal struct {
+	Place Place
+	Err   error
+}
+
+// Refused returns the stores that did not open when the engine was, in the order
+// of their places.
+func (e *Replicated) Refused() []Refusal { return slices.Clone(e.refused) }
 
 // Leader returns the replica id of a group's leader as far as the engine knows
 // it, 0 if there is none.

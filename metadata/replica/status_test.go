@@ -21,8 +21,9 @@ func TestStoresThatAreNotThoseWanted(t *testing.T) {
 	ps[1].FS = other[2].FS // replica 3 where 2 is to be
 	e := openReplicated(t, ps, engineOptions())
 	prepareReplicated(t, e)
-	if err := e.Refused()["meta"]; !errors.Is(err, commandlog.ErrForeign) {
-		t.Errorf("the foreign store: %v", err)
+	// All have the same path, each on a device of its own.
+	if r := e.Refused(); len(r) != 1 || r[0].Place.Want.Replica != 2 || !errors.Is(r[0].Err, commandlog.ErrForeign) {
+		t.Errorf("the foreign store: %+v", r)
 	}
 	all := e.Status(t.Context())
 	if len(all) != 2 || all[0].Replica != 1 || all[1].Replica != 3 {

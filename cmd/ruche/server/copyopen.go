@@ -29,10 +29,8 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 		}
 		return nil, quorumLost(k.missing(), err)
 	}
-	for dir, err := range e.Refused() {
-		if i := slices.IndexFunc(k.list.Stores, func(s storeRow) bool { return s.Path == dir && s.State != storeGone }); i >= 0 {
-			k.refuse(k.list.Stores[i].Replica, err)
-		}
+	for _, r := range e.Refused() {
+		k.refuse(r.Place.Want.Replica, r.Err)
 	}
 	if err := awaitLeaders(ctx, e, k.log); err != nil {
 		k.noteStopped(e.Status(ctx))
@@ -143,7 +141,7 @@ func awaitLeaders(ctx context.Context, e *replica.Replicated, log *slog.Logger) 
 			if err == nil {
 				break
 			}
-			if ctx.Err() != nil || !errors.Is(err, metadata.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			if ctx.Err() != nil || e.Metrics().Failed || !errors.Is(err, metadata.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 				return err
 			}
 			log.Warn("the copies of the metadata have not agreed on a leader yet", "group", g, "err", err)
