@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -17,6 +18,10 @@ const (
 	groupBytes = 8 << 20
 	// groupRecords is how many records it takes into one group at most.
 	groupRecords = 512
+	// maxGather is how long a group waits at most for shards that are being
+	// written, and gatherShare of how much of the time that a sync takes.
+	maxGather   = 2 * time.Millisecond
+	gatherShare = 2
 	// copyBytes: smaller records are copied together and written at once.
 	copyBytes = 64 << 10
 	// sealRecords is how many records a shared segment holds at most: it
@@ -33,6 +38,7 @@ type appendRequest struct {
 	entry  segment.Entry
 	moved  *row // compaction: the row that this record replaces, nil otherwise
 	live   bool // not pending
+	fresh  bool // there is no other record of its id
 
 	release func() // gives the buffer back; may be nil
 	done    chan appendResult
@@ -71,6 +77,28 @@ type activeSegment struct {
 	length    int64
 	allocated int64
 	entries   []segment.Entry
+	synced    time.Duration // moving average of what a sync takes
+}
+
+// syncTime returns how long a sync of the segment takes, 0 if that is not
+// known.
+func (a *activeSegment) syncTime() time.Duration {
+	if a == nil {
+		return 0
+	}
+	return a.synced
+}
+
+// sync makes what was written durable.
+func (a *activeSegment) sync(now func() time.Time) error {
+	start := now()
+	err := a.file.SyncData()
+	took := now().Sub(start)
+	if a.synced == 0 {
+		a.synced = took
+	}
+	a.synced += (took - a.synced) / 8
+	return err
 }
 
 // append hands a record to the appender and waits until it is durable and has
@@ -122,20 +150,45 @@ func (d *Drive) appender() {
 			d.finishAppender()
 			return
 		}
-		scratch = d.appendGroup(d.drain(group), scratch)
+		scratch = d.appendGroup(d.gather(d.drain(group)), scratch)
 		clear(group)
 	}
 }
 
 // drain takes what else waits in the queue.
 func (d *Drive) drain(group []*appendRequest) []*appendRequest {
-	bytes := len(group[0].buf)
+	bytes := 0
+	for _, req := range group {
+		bytes += len(req.buf)
+	}
 	for len(group) < groupRecords && bytes < groupBytes {
 		select {
 		case req := <-d.queue:
 			group = append(group, req)
 			bytes += len(req.buf)
 		default:
+			return group
+		}
+	}
+	return group
+}
+
+// gather waits for shards that are being written, so that they share the sync
+// of those that wait for it: for a part of the time that syncs take, if there
+// are such shards at all.
+func (d *Drive) gather(group []*appendRequest) []*appendRequest {
+	wait := min(d.active.syncTime()/gatherShare, maxGather)
+	if wait <= 0 || d.filling.Load() == 0 || len(group) >= groupRecords {
+		return group
+	}
+	over := d.opts.Clock.After(wait)
+	for d.filling.Load() > 0 && len(group) < groupRecords {
+		select {
+		case req := <-d.queue:
+			group = d.drain(append(group, req))
+		case <-over:
+			return group
+		case <-d.closing:
 			return group
 		}
 	}
@@ -252,7 +305,7 @@ func (d *Drive) writeRun(run []*appendRequest, scratch []byte) ([]byte, error) {
 		return scratch, d.abandonActive(err)
 	}
 	if !d.opts.faults.skipDataSync {
-		if err := a.file.SyncData(); err != nil {
+		if err := a.sync(d.opts.Clock.Now); err != nil {
 			return scratch, d.syncFailed("sync a segment", err)
 		}
 	}
@@ -328,118 +381,6 @@ func writeAll(f vfs.File, run []*appendRequest, scratch []byte) ([]byte, error) 
 		}
 	}
 	return scratch, flush()
-}
-
-// indexRun puts the rows of durable records into the index.
-func (d *Drive) indexRun(run []*appendRequest) ([]appendResult, error) {
-	a := d.active
-	results := make([]appendResult, len(run))
-	var unwanted int64
-	apply := d.index.applyBlind
-	if hasTwins(run) {
-		apply = d.index.apply // they have to see each other's pending marks
-	}
-	err := apply(func(b *pebble.Batch, t *totals) error {
-		var r pebble.Reader = d.index.db
-		if b.Indexed() {
-			r = b
-		}
-		it, err := r.NewIter(nil)
-		if err != nil {
-			return err
-		}
-		for i, req := range run {
-			if results[i], err = d.indexOne(r, b, t, it, req); err != nil {
-				return errors.Join(err, it.Close())
-			}
-			if results[i].err != nil {
-				unwanted += req.entry.Bytes
-			}
-		}
-		return it.Close()
-	})
-	if err != nil {
-		return nil, d.indexFailed(err)
-	}
-	d.segMu.Lock()
-	a.info.bytes, a.info.dead = a.length, a.info.dead+unwanted
-	d.segMu.Unlock()
-	for i, req := range run {
-		d.sawEpoch(req.entry.Record.Epoch)
-		a.entries = append(a.entries, req.entry)
-		if req.moved != nil {
-			d.places.forget(results[i].row.ref())
-		}
-	}
-	return results, nil
-}
-
-// errMoved says that a record that was being moved has been freed.
-var errMoved = errors.New("node: freed while it was moved")
-
-// hasTwins reports whether two records of a run are of one shard.
-func hasTwins(run []*appendRequest) bool {
-	if len(run) < 2 {
-		return false
-	}
-	seen := make(map[metadata.ShardID]struct{}, len(run))
-	for _, req := range run {
-		seen[req.entry.Record.Shard] = struct{}{}
-	}
-	return len(seen) < len(run)
-}
-
-// indexOne puts the row of one record into the batch. What is there already is
-// read from r.
-func (d *Drive) indexOne(r pebble.Reader, b *pebble.Batch, t *totals, it *pebble.Iterator, req *appendRequest) (appendResult, error) {
-	res := appendResult{row: d.rowOf(req)}
-	n := &res.row
-	if req.moved != nil {
-		found, err := hasKey(r, req.moved.key())
-		if err != nil {
-			return res, err
-		}
-		if !found && !d.opts.faults.keepFreed {
-			res.err = errMoved
-			return res, nil
-		}
-		if err := deleteRow(b, t, req.moved); err != nil {
-			return res, err
-		}
-		if err := d.buried(b, req.moved); err != nil {
-			return res, err
-		}
-		return res, putRow(b, t, n, false)
-	}
-	if n.entry.Record.Type != metadata.RecordShard {
-		return res, putRow(b, t, n, false)
-	}
-	var err error
-	if res.replaced, err = rowsOf(it, n.ref(), nil); err != nil {
-		return res, err
-	}
-	if err := putRow(b, t, n, false); err != nil || req.live {
-		return res, err
-	}
-	if len(res.replaced) == 0 && !b.Indexed() {
-		r = nil
-	}
-	return res, putPending(r, b, t, n.ref(), n.entry.Bytes)
-}
-
-// buried counts a record of a shared segment as dead.
-func (d *Drive) buried(b *pebble.Batch, r *row) error {
-	d.segMu.Lock()
-	defer d.segMu.Unlock()
-	info := d.segments[r.segment]
-	if info == nil {
-		return nil // its file is missing
-	}
-	info.dead += r.entry.Bytes
-	if !info.sealed {
-		return nil
-	}
-	return putSegment(b, r.segment, info)
 }
 
 // sealActive ends the active segment with the list of its records.

@@ -119,6 +119,7 @@ type Drive struct {
 	workers sync.WaitGroup
 
 	queue        chan *appendRequest
+	filling      atomic.Int32 // small shards that were begun and will come to queue
 	appenderDone chan struct{}
 	active       *activeSegment // only the appender uses it
 

@@ -75,6 +75,7 @@ func fileKey(table byte, dir uint32, id segment.ID) []byte {
 type row struct {
 	place
 	own   bool // the record has a file of its own
+	sound bool // its header was read lately; never stored
 	entry segment.Entry
 }
 

@@ -143,8 +143,8 @@ func readChecked(f io.ReaderAt, r *row, footer *segment.Footer) ([]byte, error) 
 	return payload, nil
 }
 
-// placeCache remembers where shards lie that were read lately. It may be
-// stale: who finds nothing there asks the index.
+// placeCache remembers where shards lie that were read lately, with headers
+// found sound. It may be stale: who finds nothing there asks the index.
 type placeCache struct {
 	slots [placeSlots]placeSlot
 }
@@ -176,7 +176,7 @@ func (c *placeCache) get(ref metadata.ShardRef) (row, bool) {
 	if s.ref != ref || s.head == 0 {
 		return row{}, false
 	}
-	return row{place: s.place, own: s.own, entry: segment.Entry{Body: s.body, HeaderBytes: s.head}}, true
+	return row{place: s.place, own: s.own, sound: true, entry: segment.Entry{Body: s.body, HeaderBytes: s.head}}, true
 }
 
 func (c *placeCache) put(ref metadata.ShardRef, r *row) {

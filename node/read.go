@@ -14,9 +14,10 @@ import (
 )
 
 // ReadAt fills dst with the framed bytes of a shard from offset off. It fails
-// with metadata.ErrCorrupt if the record is shorter or its header is damaged.
-// The bytes themselves are not verified. Of several records the newest with a
-// sound header is read.
+// with metadata.ErrCorrupt if the record is shorter or its header is damaged;
+// the header of a record that was read lately is not looked at again. The bytes
+// themselves are not verified. Of several records the newest with a sound
+// header is read.
 func (d *Drive) ReadAt(ctx context.Context, ref metadata.ShardRef, dst []byte, off int64) error {
 	start := d.opts.Clock.Now()
 	if off < 0 {
@@ -151,7 +152,7 @@ func (d *Drive) open(r *row) (*openFile, error) {
 // checkHeader reports damage of a record's header. Of an own file it is looked
 // at once while the file is open.
 func (d *Drive) checkHeader(f *openFile, r *row) error {
-	if f.sound.Load() {
+	if r.sound || f.sound.Load() {
 		return nil
 	}
 	buf := d.headers.get()

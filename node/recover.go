@@ -389,7 +389,7 @@ func (d *Drive) recoverOwn(dir uint32, id segment.ID, e segment.Entry) error {
 	})
 }
 
-func putRecovered(b *pebble.Batch, t *totals, r *row, _ bool) error { return putOwn(b, t, r) }
+func putRecovered(b *pebble.Batch, t *totals, r *row, _ bool) error { return putOwn(b, t, r, true) }
 
 // addRow adds a row unless the index has it.
 func (d *Drive) addRow(b *pebble.Batch, t *totals, r *row, put func(*pebble.Batch, *totals, *row, bool) error) error {

@@ -28,6 +28,7 @@ type ShardWriter struct {
 	sum   *segment.Summer
 	body  int64 // framed bytes so far
 	limit int64 // framed bytes announced, or -1
+	fresh bool  // the drive has no other record of the shard
 
 	buf    []byte // header and framed bytes of a small shard
 	header int    // bytes of the header
@@ -53,6 +54,16 @@ type ownFile struct {
 //
 // The context is that of the whole write: when it ends, Write and Close fail.
 func (d *Drive) Create(ctx context.Context, rec *metadata.Record, framedBytes int64) (*ShardWriter, error) {
+	return d.create(ctx, rec, framedBytes, false)
+}
+
+// CreateNew is Create for a shard that certainly was never written before, as
+// one of a new chunk: the index is not searched for it.
+func (d *Drive) CreateNew(ctx context.Context, rec *metadata.Record, framedBytes int64) (*ShardWriter, error) {
+	return d.create(ctx, rec, framedBytes, true)
+}
+
+func (d *Drive) create(ctx context.Context, rec *metadata.Record, framedBytes int64, fresh bool) (*ShardWriter, error) {
 	if err := d.usable(); err != nil {
 		return nil, err
 	}
@@ -68,7 +79,7 @@ func (d *Drive) Create(ctx context.Context, rec *metadata.Record, framedBytes in
 	if err := d.space.admit(max(framedBytes, 0)); err != nil {
 		return nil, err
 	}
-	w := &ShardWriter{d: d, ctx: ctx, rec: *rec, sum: segment.NewSummer(rec), limit: framedBytes}
+	w := &ShardWriter{d: d, ctx: ctx, rec: *rec, sum: segment.NewSummer(rec), limit: framedBytes, fresh: fresh}
 	if framedBytes <= d.opts.SmallShardBytes {
 		want := framedBytes
 		if want < 0 {
@@ -93,10 +104,12 @@ func (w *ShardWriter) grow(framed int64) bool {
 	}
 	buf := w.d.buffers.get(size)
 	if w.buf == nil {
+		w.d.filling.Add(1)
 		buf = segment.AppendHeader(buf, &segment.Header{Body: segment.BodyUnknown, Record: w.rec})
 		w.header = len(buf)
 	} else {
 		buf = append(buf, w.buf...)
+		w.d.filling.Add(1)
 		w.release()
 	}
 	w.buf, w.budget = buf, size
@@ -106,6 +119,7 @@ func (w *ShardWriter) grow(framed int64) bool {
 // release gives the buffer back.
 func (w *ShardWriter) release() {
 	if w.buf != nil {
+		w.d.filling.Add(-1)
 		w.d.buffers.put(w.buf)
 		w.d.budget.releaseShard(w.budget)
 		w.buf, w.budget = nil, 0
@@ -254,7 +268,7 @@ func (w *ShardWriter) closeSmall(f *segment.Footer) appendResult {
 	f.Header = w.header
 	at := len(w.buf)
 	buf := segment.AppendFooter(w.buf, w.buf[:w.header], f)
-	req := &appendRequest{buf: buf, header: w.header, footer: at, entry: segment.Entry{
+	req := &appendRequest{buf: buf, header: w.header, footer: at, fresh: w.fresh, entry: segment.Entry{
 		HeaderBytes: w.header, Body: f.Body, ChunkBytes: f.ChunkBytes, Record: w.rec,
 	}}
 	req.release = func() {
@@ -262,6 +276,7 @@ func (w *ShardWriter) closeSmall(f *segment.Footer) appendResult {
 		w.d.budget.releaseShard(w.budget)
 	}
 	w.buf = nil
+	w.d.filling.Add(-1)
 	return w.d.append(w.ctx, req)
 }
 
@@ -290,7 +305,7 @@ func (w *ShardWriter) closeOwn(f *segment.Footer) appendResult {
 		Bytes: bytes, HeaderBytes: f.Header, Body: f.Body, ChunkBytes: f.ChunkBytes, Record: w.rec,
 	}}
 	d.sawEpoch(w.rec.Epoch)
-	res, err := d.indexOwn(&r)
+	res, err := d.indexOwn(&r, w.fresh)
 	if err != nil {
 		return appendResult{err: d.indexFailed(err)}
 	}
@@ -299,9 +314,18 @@ func (w *ShardWriter) closeOwn(f *segment.Footer) appendResult {
 	return res
 }
 
-// indexOwn puts the rows of an own file into the index.
-func (d *Drive) indexOwn(r *row) (appendResult, error) {
+// indexOwn puts the rows of an own file into the index. If the shard is fresh
+// there is nothing to search for.
+func (d *Drive) indexOwn(r *row, fresh bool) (appendResult, error) {
 	res := appendResult{row: *r}
+	if fresh {
+		return res, d.index.applyBlind(func(b *pebble.Batch, t *totals) error {
+			if err := putOwn(b, t, r, false); err != nil {
+				return err
+			}
+			return putPending(nil, b, t, r.ref(), r.entry.Bytes)
+		})
+	}
 	err := d.index.apply(func(b *pebble.Batch, t *totals) error {
 		it, err := b.NewIter(nil)
 		if err != nil {
@@ -311,15 +335,15 @@ func (d *Drive) indexOwn(r *row) (appendResult, error) {
 		if err = errors.Join(err, it.Close()); err != nil {
 			return err
 		}
-		return putOwn(b, t, r)
+		return putOwn(b, t, r, true)
 	})
 	return res, err
 }
 
 // putOwn adds the rows of an own file: that of the record, then that of the
 // file, which proves it.
-func putOwn(b *pebble.Batch, t *totals, r *row) error {
-	if err := putRow(b, t, r, true); err != nil {
+func putOwn(b *pebble.Batch, t *totals, r *row, pending bool) error {
+	if err := putRow(b, t, r, pending); err != nil {
 		return err
 	}
 	return b.Set(fileKey(tableOwnFile, r.dir, r.segment), appendRef(nil, r.ref()), nil)

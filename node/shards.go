@@ -21,11 +21,21 @@ type Writer = interface {
 
 // Create begins a shard on a drive: see [Drive.Create].
 func (n *Node) Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framedBytes int64) (Writer, error) {
+	return n.create(ctx, drive, rec, framedBytes, false)
+}
+
+// CreateNew begins a shard that was never written before: see
+// [Drive.CreateNew].
+func (n *Node) CreateNew(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framedBytes int64) (Writer, error) {
+	return n.create(ctx, drive, rec, framedBytes, true)
+}
+
+func (n *Node) create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framedBytes int64, fresh bool) (Writer, error) {
 	d, err := n.Drive(drive)
 	if err != nil {
 		return nil, err
 	}
-	w, err := d.Create(ctx, rec, framedBytes)
+	w, err := d.create(ctx, rec, framedBytes, fresh)
 	if err != nil {
 		return nil, err // not a Writer that holds nil
 	}

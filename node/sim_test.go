@@ -246,7 +246,11 @@ func (s *sim) work(ctx context.Context, n *Node, rng *rand.Rand) error {
 }
 
 func (s *sim) put(ctx context.Context, n *Node, rng *rand.Rand, sh *simShard) error {
+	write := shardtest.Put
 	if sh == nil {
+		if rng.IntN(2) == 0 {
+			write = shardtest.PutNew
+		}
 		size := rng.IntN(3000)
 		if rng.IntN(4) == 0 {
 			size = rng.IntN(20_000)
@@ -261,7 +265,7 @@ func (s *sim) put(ctx context.Context, n *Node, rng *rand.Rand, sh *simShard) er
 	if rng.IntN(3) == 0 {
 		announced = -1
 	}
-	err := shardtest.Put(ctx, n, s.drive, sh.Shard, announced)
+	err := write(ctx, n, s.drive, sh.Shard, announced)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh.busy = false

@@ -340,7 +340,7 @@ func (c *chunkWriter) store(ctx context.Context, l *lane, rec *metadata.Record) 
 	now := c.e.options.Now
 	var w ShardWriter
 	err := l.call(now, func() (err error) {
-		w, err = c.e.shards.Create(ctx, l.drive, rec, c.framed)
+		w, err = c.e.shards.CreateNew(ctx, l.drive, rec, c.framed)
 		return err
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ type Engine struct {
 
 	randomMu sync.Mutex // guards options.Rand
 
-	tasks tasks // Close waits for them
+	tasks *tasks // Close waits for them
 
 	mu      sync.Mutex // guards stop and started
 	started bool
@@ -78,6 +78,7 @@ func New(o Options) (*Engine, error) {
 		buckets:  newBucketCache(),
 		accounts: newAccountCache(),
 		damage:   newDamageQueue(),
+		tasks:    newTasks(),
 	}
 	e.confirms = newConfirmer(e)
 	e.latency.now = o.Now
@@ -144,6 +145,7 @@ func (e *Engine) Close() error {
 	case <-timer.C:
 		return fmt.Errorf("%w for %v: %v", ErrHanging, e.options.CloseTimeout, e.tasks.busy())
 	}
+	e.tasks.close()
 	e.hashes.lanes.close()
 	return nil
 }

@@ -289,10 +289,20 @@ func (s *faultyShards) fault(op string, d topology.DriveID, ref metadata.ShardRe
 }
 
 func (s *faultyShards) Create(ctx context.Context, d topology.DriveID, rec *metadata.Record, n int64) (ShardWriter, error) {
+	return s.create(s.Shards.Create, ctx, d, rec, n)
+}
+
+func (s *faultyShards) CreateNew(ctx context.Context, d topology.DriveID, rec *metadata.Record, n int64) (ShardWriter, error) {
+	return s.create(s.Shards.CreateNew, ctx, d, rec, n)
+}
+
+type createFunc func(ctx context.Context, d topology.DriveID, rec *metadata.Record, n int64) (ShardWriter, error)
+
+func (s *faultyShards) create(next createFunc, ctx context.Context, d topology.DriveID, rec *metadata.Record, n int64) (ShardWriter, error) {
 	if f := s.fault("create", d, rec.Ref()); f.err != nil {
 		return nil, f.err
 	}
-	w, err := s.Shards.Create(ctx, d, rec, n)
+	w, err := next(ctx, d, rec, n)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (e *Engine) probe(ctx context.Context, drive topology.DriveID) (time.Durati
 }
 
 func (e *Engine) writeProbe(ctx context.Context, drive topology.DriveID, rec *metadata.Record, footer *metadata.Footer, framed []byte) error {
-	w, err := e.shards.Create(ctx, drive, rec, int64(len(framed)))
+	w, err := e.shards.CreateNew(ctx, drive, rec, int64(len(framed)))
 	if err != nil {
 		return err
 	}

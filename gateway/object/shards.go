@@ -22,6 +22,11 @@ type Shards interface {
 	// be read back until Close of the writer has returned nil.
 	Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framedBytes int64) (ShardWriter, error)
 
+	// CreateNew is Create for a shard of a new chunk: the caller is certain that
+	// it was never written before, and the drive need not look for older
+	// records of it.
+	CreateNew(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framedBytes int64) (ShardWriter, error)
+
 	// ReadAt fills dst with the framed bytes of a shard from offset off. It
 	// fails with metadata.ErrCorrupt if the record is shorter or its header
 	// is damaged. The bytes themselves are not verified.

@@ -4,17 +4,72 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
 // tasks are goroutines that may outlive the request that started them: writers
 // and readers of drives that hang. It knows on which drives calls are running.
+//
+// A goroutine that is done waits for another task, as some thousand are begun a
+// second: a new one would have to grow its stack again.
 type tasks struct {
-	sync.WaitGroup
+	running sync.WaitGroup // of tasks
+
+	next    chan func() // what an idle goroutine takes up
+	idle    atomic.Int32
+	closed  chan struct{} // idle goroutines end
+	once    sync.Once     // closed is closed
+	workers sync.WaitGroup
 
 	mu     sync.Mutex // guards drives
 	drives map[topology.DriveID]int
+}
+
+// maxIdle is how many goroutines wait for tasks at most.
+const maxIdle = 256
+
+func newTasks() *tasks {
+	return &tasks{next: make(chan func()), closed: make(chan struct{}), drives: make(map[topology.DriveID]int)}
+}
+
+// Go begins a task.
+func (t *tasks) Go(f func()) {
+	t.running.Add(1)
+	select {
+	case t.next <- f: // somebody is idle
+	default:
+		t.workers.Go(func() { t.work(f) })
+	}
+}
+
+// work does f, and further tasks as they come.
+func (t *tasks) work(f func()) {
+	for {
+		f()
+		t.running.Done()
+		if t.idle.Add(1) > maxIdle {
+			t.idle.Add(-1)
+			return
+		}
+		select {
+		case f = <-t.next:
+			t.idle.Add(-1)
+		case <-t.closed:
+			return
+		}
+	}
+}
+
+// Wait waits until all tasks have ended.
+func (t *tasks) Wait() { t.running.Wait() }
+
+// close ends the goroutines that are idle, after all tasks have ended. There
+// must be no task any more.
+func (t *tasks) close() {
+	t.once.Do(func() { close(t.closed) })
+	t.workers.Wait()
 }
 
 // on notes that a call on a drive begins. What it returns must be called at its
@@ -22,9 +77,6 @@ type tasks struct {
 func (t *tasks) on(drive topology.DriveID) (end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.drives == nil {
-		t.drives = make(map[topology.DriveID]int)
-	}
 	t.drives[drive]++
 	return func() {
 		t.mu.Lock()

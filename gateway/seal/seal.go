@@ -179,9 +179,18 @@ func (s *Sealer) Seal(dst, plain []byte, index uint64, last bool) []byte {
 		panic(fmt.Sprintf("seal: segment %d of %d bytes, last: %t", index, len(plain), last))
 	}
 	if s.format == FormatPlain {
-		return append(dst, plain...) // copies onto itself in place
+		if inPlace(dst, plain) {
+			return dst[:len(dst)+len(plain)]
+		}
+		return append(dst, plain...)
 	}
 	return s.aead.Seal(dst, s.at(index, last), plain, s.additional[:])
+}
+
+// inPlace reports whether b lies right behind dst, in its capacity.
+func inPlace(dst, b []byte) bool {
+	behind := dst[len(dst):cap(dst)]
+	return len(b) > 0 && len(behind) >= len(b) && &behind[:1][0] == &b[0]
 }
 
 // NewOpener returns an Opener for the part with the given id.
@@ -209,6 +218,9 @@ func (o *Opener) Open(dst, sealed []byte, index uint64, last bool) ([]byte, erro
 		return dst, fmt.Errorf("%w: segment %d of %d bytes", ErrOpen, index, len(sealed))
 	}
 	if o.format == FormatPlain {
+		if inPlace(dst, sealed) {
+			return dst[:len(dst)+n], nil
+		}
 		return append(dst, sealed...), nil
 	}
 	out, err := o.aead.Open(dst, o.at(index, last), sealed, o.additional[:])

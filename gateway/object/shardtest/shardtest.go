@@ -75,6 +75,19 @@ func Put(ctx context.Context, shards object.Shards, drive topology.DriveID, s *S
 	if err != nil {
 		return err
 	}
+	return write(w, s)
+}
+
+// PutNew is Put by CreateNew: of a shard that was never written before.
+func PutNew(ctx context.Context, shards object.Shards, drive topology.DriveID, s *Shard, announced int64) error {
+	w, err := shards.CreateNew(ctx, drive, &s.Record, announced)
+	if err != nil {
+		return err
+	}
+	return write(w, s)
+}
+
+func write(w object.ShardWriter, s *Shard) error {
 	const run = 3 * (metadata.CellBytes + shardhash.ChecksumBytes)
 	for rest := bytes.Clone(s.Framed); len(rest) > 0; { // Write may change what it is given
 		n := min(run, len(rest))
@@ -191,6 +204,11 @@ func testSizes(t *testing.T, s Subject, rng *rand.Rand) {
 		shard := NewShard(rng, 1, n)
 		put(t, s, shard)
 		shards = append(shards, shard)
+		fresh := NewShard(rng, 1, n)
+		if err := PutNew(t.Context(), s.Shards, s.Drive, fresh, int64(len(fresh.Framed))); err != nil {
+			t.Fatalf("writing %d bytes anew: %v", n, err)
+		}
+		shards = append(shards, fresh)
 		unknown := NewShard(rng, 1, n)
 		if err := Put(t.Context(), s.Shards, s.Drive, unknown, -1); err != nil {
 			t.Fatalf("writing %d bytes of unknown length: %v", n, err)
@@ -451,7 +469,9 @@ func testFree(t *testing.T, s Subject, rng *rand.Rand) {
 func testTwice(t *testing.T, s Subject, rng *rand.Rand) {
 	for i, n := range []int{300, 2 << 20} {
 		shard := NewShard(rng, uint32(i), n)
-		put(t, s, shard)
+		if err := PutNew(t.Context(), s.Shards, s.Drive, shard, int64(len(shard.Framed))); err != nil {
+			t.Fatal(err)
+		}
 		put(t, s, shard)
 		if err := Put(t.Context(), s.Shards, s.Drive, shard, -1); err != nil {
 			t.Fatal(err)
