@@ -1,9 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -34,22 +33,18 @@ FILE must not exist yet.`,
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-			if errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("%s exists already; choose another name", args[0])
-			}
+			n, err := writeNew(args[0], func(w io.Writer) (int64, error) {
+				b, err := client.BackupKeyring(cmd.Context())
+				if err != nil {
+					return 0, err
+				}
+				n, err := w.Write(b.Sealed)
+				return int64(n), err
+			})
 			if err != nil {
 				return err
 			}
-			b, err := client.BackupKeyring(cmd.Context())
-			if err == nil {
-				_, err = f.Write(b.Sealed)
-				err = errors.Join(err, f.Sync())
-			}
-			if err = errors.Join(err, f.Close()); err != nil {
-				return errors.Join(err, os.Remove(args[0]))
-			}
-			return a.show(map[string]any{"file": args[0], "bytes": len(b.Sealed)}, func() string {
+			return a.show(map[string]any{"file": args[0], "bytes": n}, func() string {
 				return fmt.Sprintf("keyring written to %s; it opens with the recovery code only\n", args[0])
 			})
 		},

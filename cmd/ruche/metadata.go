@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -34,22 +32,9 @@ of the keyring, too ("ruche keyring backup"), in another place.`,
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-			if errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("%s exists already; choose another name", args[0])
-			}
+			n, err := writeNew(args[0], func(w io.Writer) (int64, error) { return client.BackupMetadata(cmd.Context(), w) })
 			if err != nil {
 				return err
-			}
-			n, err := client.BackupMetadata(cmd.Context(), f)
-			if err == nil {
-				err = f.Sync()
-			}
-			if err = errors.Join(err, f.Close()); err == nil {
-				err = syncDir(filepath.Dir(args[0]))
-			}
-			if err != nil {
-				return errors.Join(err, os.Remove(args[0]))
 			}
 			return a.show(map[string]any{"file": args[0], "bytes": n}, func() string {
 				return fmt.Sprintf("metadata written to %s, %s; \"ruche metadata restore\" puts it back\n", args[0], size(n))
@@ -85,15 +70,6 @@ Settings are those of "ruche serve".`,
 		})
 	}
 	return c
-}
-
-// syncDir makes the name of a new file durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func (a *app) metadataRestoreCommand() *cobra.Command {

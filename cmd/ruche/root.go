@@ -121,7 +121,7 @@ and serves them by the S3 protocol.`,
 		a.serveCommand(), a.configCommand(), a.versionCommand(),
 		a.statusCommand(), a.driveCommand(), a.scrubCommand(), a.repairCommand(),
 		a.keyCommand(), a.keyringCommand(), a.bucketCommand(), a.metadataCommand(), a.recoverCommand(),
-		a.durabilityCommand(),
+		a.durabilityCommand(), a.profileCommand(),
 	)
 	return root
 }

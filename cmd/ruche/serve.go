@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,10 +38,19 @@ keyring, once. Later starts find all of it again and make nothing anew.`,
 		if err != nil {
 			return err
 		}
-		return server.Run(cmd.Context(), server.Options{
+		o := server.Options{
 			Config: settings, Version: version, Log: a.logger(settings), Now: a.now,
 			Out: a.stdout, Colours: a.colours(a.stdout), KDF: a.kdf, Environ: a.environ,
-		})
+		}
+		// Without an access log SIGHUP keeps its meaning: a server in a terminal
+		// ends with it.
+		if settings.AccessLog != "" {
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
+			o.Reopen = hangups
+		}
+		return server.Run(cmd.Context(), o)
 	}
 	return c
 }

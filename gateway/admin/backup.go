@@ -69,7 +69,7 @@ func (s *stream) Write(b []byte) (int, error) {
 // BackupMetadata fetches a backup of all metadata and writes it to w. It returns
 // how many bytes it has. After an error, what was written is no backup.
 func (c *Client) BackupMetadata(ctx context.Context, w io.Writer) (int64, error) {
-	reply, err := c.send(ctx, http.MethodPost, "/metadata/backup", nil)
+	reply, err := c.send(ctx, http.MethodPost, callsPath+"/metadata/backup", nil)
 	if err != nil {
 		return 0, err
 	}

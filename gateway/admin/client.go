@@ -17,6 +17,9 @@ import (
 	"github.com/ruche-storage/ruche/gateway/sigv4"
 )
 
+// callsPath is where the calls are.
+const callsPath = "/admin/v1"
+
 // maxAnswerBytes bounds what a client reads of an answer.
 const maxAnswerBytes = 64 << 20
 
@@ -157,7 +160,7 @@ func ask[T any](ctx context.Context, c *Client, method, path string, body any) (
 			return answer, err
 		}
 	}
-	reply, err := c.send(ctx, method, path, text)
+	reply, err := c.send(ctx, method, callsPath+path, text)
 	if err != nil {
 		return answer, err
 	}
@@ -174,7 +177,7 @@ func ask[T any](ctx context.Context, c *Client, method, path string, body any) (
 // send makes one call with a JSON body and returns the answer, whose body the
 // caller closes. A refusal is an error.
 func (c *Client) send(ctx context.Context, method, path string, text []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+"/admin/v1"+path, bytes.NewReader(text))
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,9 @@ type Options struct {
 	// MetricsToken is a bearer token for /metrics; empty for none.
 	MetricsToken string
 
+	// Profiling lets access keys look into the process at /debug/pprof/.
+	Profiling bool
+
 	// Lookup finds the secret of an access key.
 	Lookup sigv4.Lookup
 	// Now is the time that signatures are checked against.
@@ -132,6 +135,7 @@ func New(o Options) *Server {
 	s.mux.HandleFunc("POST /admin/v1/metadata/backup", s.backup)
 	s.health()
 	s.mux.HandleFunc("GET /metrics", s.metrics)
+	s.profiling()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, &Error{http.StatusNotFound, CodeNotFound, "no such call: " + r.Method + " " + r.URL.Path, ""})
 	})

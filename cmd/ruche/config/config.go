@@ -60,6 +60,7 @@ type Config struct {
 	ScrubRate    Size          `koanf:"scrub-rate"`
 	TrashGrace   time.Duration `koanf:"trash-grace"`
 	DrainTime    time.Duration `koanf:"drain-time"`
+	Profiling    bool          `koanf:"profiling"`
 
 	RootUser         string `koanf:"root-user"`
 	RootUserFile     string `koanf:"root-user-file"`
@@ -110,7 +111,7 @@ func Options() []Option {
 		{Key: "default-buckets", List: true, Help: "buckets to create at start if they do not exist"},
 		{Key: "on-drive-loss", Default: "refuse", Help: "refuse or degrade: writes while a drive is missing and parity is 1"},
 		{Key: "metadata-replicas", Default: "auto", Help: "copies of the metadata: 1, 3, 5, or auto: by parity and devices, at the first start"},
-		{Key: "access-log", Help: "file of the access log in AWS's format; empty: none"},
+		{Key: "access-log", Help: "file of the access log in AWS's format, opened anew at SIGHUP; empty: none"},
 		{Key: "log-level", Default: "info", Help: "debug, info, warn or error"},
 		{Key: "log-format", Default: "auto", Help: "text, json or auto: text on a terminal, else json"},
 		{Key: "memory-limit", Default: "512MiB", Help: "what the garbage collector aims to stay under; 0: no aim"},
@@ -122,6 +123,7 @@ func Options() []Option {
 		{Key: "scrub-rate", Default: "20MiB", Help: "bytes a second that the scrubber reads from each drive; 0: no background scrub"},
 		{Key: "trash-grace", Default: "1h", Help: "how long deleted bytes stay before they are freed"},
 		{Key: "drain-time", Default: "30s", Help: "how long requests in flight may go on after a stop"},
+		{Key: "profiling", Default: "false", Bool: true, Help: "answer Go's profiles at /debug/pprof/ of the admin API, to access keys only"},
 		{Key: "root-user", Secret: true, Help: "access key of root; empty: generated at the first start"},
 		{Key: "root-user-file", Help: "file that holds root-user"},
 		{Key: "root-password", Secret: true, Help: "secret key of root; empty: generated at the first start"},

@@ -37,7 +37,7 @@ func (c *control) handler() http.Handler {
 	p := c.p
 	return admin.New(admin.Options{
 		Cluster: c, Drives: c, Scrubs: c, Keys: p.keys, Keyrings: p.ring, Buckets: c, Copies: c, Backups: c, Health: c,
-		Metrics: c.metrics, OpenMetrics: isLoopback(p.net.admin.Addr()), MetricsToken: p.c.MetricsToken,
+		Metrics: c.metrics, OpenMetrics: isLoopback(p.net.admin.Addr()), MetricsToken: p.c.MetricsToken, Profiling: p.c.Profiling,
 		Lookup: p.keys.lookup, Now: p.Now, Log: p.Log.With("part", "admin"),
 	})
 }

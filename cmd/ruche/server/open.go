@@ -507,12 +507,9 @@ func (p *process) openFront(ctx context.Context) error {
 		Encrypted: p.id.Encryption, Health: p.ctl, Log: p.Log.With("part", "gateway"), Now: p.Now,
 	}
 	if p.c.AccessLog != "" {
-		f, err := os.OpenFile(p.c.AccessLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-		if err != nil {
-			return fileErrorOr(NotWritable, "access log "+p.c.AccessLog, "give a file that can be written, with --access-log", err)
+		if o.AccessLog, err = p.openAccessLog(); err != nil {
+			return err
 		}
-		p.onClose("access log", f.Close)
-		o.AccessLog = f
 	}
 	if p.s3, err = gateway.New(p.eng, o); err != nil {
 		return err

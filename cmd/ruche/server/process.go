@@ -26,8 +26,8 @@ import (
 	"github.com/ruche-storage/ruche/node"
 )
 
-// Options are what a server is started with. All fields but KDF, Colours and
-// MetadataTick are required.
+// Options are what a server is started with. All fields but KDF, Colours,
+// MetadataTick and Reopen are required.
 type Options struct {
 	Config  *config.Config // validated
 	Version string
@@ -42,6 +42,8 @@ type Options struct {
 	// MetadataTick is the unit of timeouts between copies of the metadata; zero
 	// means the engine's default.
 	MetadataTick time.Duration
+	// Reopen has the access log opened anew at every value; nil for never.
+	Reopen <-chan os.Signal
 	// Environ tells whether the Go runtime was tuned from outside.
 	Environ []string
 }

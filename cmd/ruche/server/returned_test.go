@@ -21,7 +21,14 @@ import (
 // opened starts all parts of a server without serving.
 func opened(t *testing.T, c *config.Config) *process {
 	t.Helper()
-	p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF, MetadataTick: quickTick})
+	return openedWith(t, c, func(*Options) {})
+}
+
+func openedWith(t *testing.T, c *config.Config, change func(*Options)) *process {
+	t.Helper()
+	o := Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF, MetadataTick: quickTick}
+	change(&o)
+	p := newProcess(o)
 	if err := p.open(t.Context()); err != nil {
 		p.close()
 		t.Fatal(err)
