@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ruche-storage/ruche/erasure/shardhash"
 	"github.com/ruche-storage/ruche/gateway/object"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -136,12 +137,13 @@ type audit struct {
 	revived int      // of them, with a row that says they are live
 	trash   int      // rows that wait
 	short   int      // rows of the short index
+	moving  int      // generations that are not complete
 }
 
 func (a *audit) String() string {
 	cut := func(l []string) string { return strings.Join(l[:min(len(l), 5)], "; ") }
-	return fmt.Sprintf("%d chunks, %d trash rows, %d short, %d missing (%s), %d bad (%s), %d orphans (%s), of which %d are marked as live",
-		a.chunks, a.trash, a.short, len(a.missing), cut(a.missing), len(a.bad), cut(a.bad), len(a.orphans), cut(a.orphans), a.revived)
+	return fmt.Sprintf("%d chunks, %d trash rows, %d short, %d moving, %d missing (%s), %d bad (%s), %d orphans (%s), of which %d are marked as live",
+		a.chunks, a.trash, a.short, a.moving, len(a.missing), cut(a.missing), len(a.bad), cut(a.bad), len(a.orphans), cut(a.orphans), a.revived)
 }
 
 // audit looks at all drives that are open. With verify it reads every byte.
@@ -171,8 +173,18 @@ func (s *store) audit(ctx context.Context, verify bool) (*audit, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range table.Groups {
+		a.moving += len(table.Groups[i].Generations) - 1
+	}
+	drives, err := s.meta.Drives(ctx)
+	if err != nil {
+		return nil, err
+	}
 	held := make(map[topology.DriveID]map[metadata.ShardID]bool)
 	for _, d := range s.node.Drives() {
+		if slices.ContainsFunc(drives.Drives, func(row topology.Drive) bool { return row.ID == d.ID() && row.State == topology.DriveRetired }) {
+			continue // it is to be taken out, with whatever is on it
+		}
 		rows, err := d.List(ctx, metadata.ShardRef{}, false, 1<<20)
 		if err != nil {
 			return nil, err
@@ -232,16 +244,36 @@ func (s *store) auditChunk(ctx context.Context, a *audit, table *metadata.PGTabl
 			continue
 		}
 		if verify {
-			if err := s.node.Verify(ctx, drive, ref); err != nil {
+			if err := s.verify(ctx, drive, ref, &c.Chunk); err != nil {
 				a.bad = append(a.bad, fmt.Sprintf("%s: %v", name, err))
 			}
 		}
 	}
 }
 
+// verify reads a shard whole and holds its sums against the digest in the
+// metadata.
+func (s *store) verify(ctx context.Context, drive topology.DriveID, ref metadata.ShardRef, c *metadata.Chunk) error {
+	if err := s.node.Verify(ctx, drive, ref); err != nil {
+		return err
+	}
+	stored, err := s.node.Stat(ctx, drive, ref)
+	if err != nil {
+		return err
+	}
+	sums := make([]shardhash.Sum, len(stored.Footer.Sums))
+	for i, sum := range stored.Footer.Sums {
+		sums[i] = shardhash.Sum(sum)
+	}
+	if shardhash.ChunkDigest(sums) != shardhash.Digest(c.Digest) {
+		return errors.New("its sums are not those that the metadata have")
+	}
+	return nil
+}
+
 // clean reports whether nothing is left to be collected or repaired.
 func (a *audit) clean() bool {
-	return a.trash == 0 && a.short == 0 && len(a.missing) == 0 && len(a.orphans) == 0
+	return a.trash == 0 && a.short == 0 && a.moving == 0 && len(a.missing) == 0 && len(a.orphans) == 0
 }
 
 // quiesce waits until everything is collected and repaired, for so long at
@@ -258,10 +290,17 @@ func (s *store) quiesce(ctx context.Context, patience time.Duration) (revived in
 			return revived, fmt.Errorf("audit: %w", err)
 		}
 		if a.clean() {
-			if a, err = s.audit(ctx, true); err == nil && len(a.bad) > 0 {
-				err = fmt.Errorf("shards are bad: %s", a)
+			if a, err = s.audit(ctx, true); err != nil || len(a.bad) == 0 {
+				return revived, err
 			}
-			return revived, err
+			if waited >= patience {
+				return revived, fmt.Errorf("shards are bad after %v: %s\n%+v", patience, a, s.RepairState())
+			}
+			for _, d := range s.node.Drives() {
+				if err := d.StartScrub(); err != nil {
+					return revived, err
+				}
+			}
 		}
 		switch {
 		case a.revived > 0 && a.revived == len(a.orphans) && revived == 0:

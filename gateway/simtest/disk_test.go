@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -30,11 +31,13 @@ func (s *step) name() string {
 
 // kindOf names the part of a store that a path belongs to.
 func kindOf(path string) string {
-	drive, in, _ := strings.Cut(strings.TrimPrefix(path, "drives/"), "/")
-	switch {
-	case drive == path && strings.HasPrefix(path, "state"):
+	below, ok := strings.CutPrefix(path, "drives/")
+	if !ok {
 		return "metadata"
-	case in == "" || drive == path:
+	}
+	_, in, _ := strings.Cut(below, "/")
+	switch {
+	case in == "":
 		return "drive"
 	case strings.HasPrefix(in, "superblock"):
 		return "superblock"
@@ -54,10 +57,10 @@ var errSkipped = errors.New("simtest: skipped")
 // opened.
 type disk struct {
 	vfs.FS
-	before func(*step) error              // what it returns is the step's result, unless nil
-	after  func(*step)                    // of steps that were done
-	rot    func(s *step, p []byte)        // may change what a read returns
-	spoil  func(s *step, p []byte) []byte // may change what is written
+	before func(*step) error       // what it returns is the step's result, unless nil
+	after  func(*step)             // of steps that were done
+	rot    func(s *step, p []byte) // may change what a read returns
+	list   func(dir string, names []string) []string
 }
 
 var _ vfs.FS = (*disk)(nil)
@@ -131,6 +134,14 @@ func (d *disk) RemoveAll(name string) error {
 	return d.do(&step{verb: "remove", path: name}, func() error { return d.FS.RemoveAll(name) })
 }
 
+func (d *disk) List(dir string) ([]string, error) {
+	names, err := d.FS.List(dir)
+	if err == nil && d.list != nil {
+		names = d.list(dir, names)
+	}
+	return names, err
+}
+
 func (d *disk) MkdirAll(name string, perm os.FileMode) error {
 	return d.do(&step{verb: "mkdir", path: name, dir: true}, func() error { return d.FS.MkdirAll(name, perm) })
 }
@@ -156,9 +167,6 @@ func (f *diskFile) moved(n int) int64 {
 
 func (f *diskFile) Write(p []byte) (int, error) {
 	s := &step{verb: "write", path: f.path, off: f.moved(len(p)), n: len(p)}
-	if f.d.spoil != nil {
-		p = f.d.spoil(s, p)
-	}
 	err := f.d.do(s, func() error { return whole(f.File.Write(p)) })
 	if err != nil {
 		return 0, err
@@ -223,4 +231,45 @@ func (f *diskFile) read(s *step, p []byte, read func() (int, error)) (n int, err
 		err = io.EOF
 	}
 	return n, err
+}
+
+// files returns the paths of all files below a directory, in order.
+func files(fs vfs.FS, dir string) (out []string, err error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		path := fs.PathJoin(dir, name)
+		info, err := fs.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			out = append(out, path)
+			continue
+		}
+		below, err := files(fs, path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, below...)
+	}
+	return out, nil
+}
+
+// change overwrites the bytes of a file at rest, from an offset on, durably.
+func change(fs vfs.FS, path string, off int64, f func(p []byte), n int) error {
+	file, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	p := make([]byte, n)
+	_, err = file.ReadAt(p, off)
+	if err == nil || errors.Is(err, io.EOF) {
+		f(p)
+		_, err = file.WriteAt(p, off)
+	}
+	return errors.Join(err, file.Sync(), file.Close())
 }

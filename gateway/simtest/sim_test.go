@@ -37,9 +37,10 @@ func TestPowerCuts(t *testing.T) {
 		t.Run(fmt.Sprint(shape.drives), func(t *testing.T) {
 			t.Parallel()
 			p := smallPlan(shape.drives)
+			p.spare = shape.drives == 3
 			image := newImage(t, p)
 			began := time.Now()
-			var cuts, looks, quiet, revived, late atomic.Int64
+			var cuts, looks, quiet, revived, late, rotten atomic.Int64
 			want := total * shape.share / 100
 			for n := 0; int(cuts.Load()) < want; n++ {
 				seed := *simSeed<<32 + uint64(shape.drives)<<24 + uint64(n)
@@ -50,6 +51,7 @@ func TestPowerCuts(t *testing.T) {
 					looks.Add(int64(w.looks))
 					quiet.Add(int64(w.quiet))
 					revived.Add(int64(w.revived))
+					rotten.Add(int64(w.rotten))
 					late.Add(int64(w.lateCommits))
 					if err != nil {
 						t.Errorf("world %s: %v", strconv.FormatUint(seed, 10), err)
@@ -59,8 +61,8 @@ func TestPowerCuts(t *testing.T) {
 					break
 				}
 			}
-			t.Logf("seed %d: %s on %d drives, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %.0f cuts/s",
-				*simSeed, p.scheme, p.drives, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), float64(cuts.Load())/time.Since(began).Seconds())
+			t.Logf("seed %d: %s on %d drives, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %d bytes rotten, %.0f cuts/s",
+				*simSeed, p.scheme, p.drives, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), rotten.Load(), float64(cuts.Load())/time.Since(began).Seconds())
 		})
 	}
 }

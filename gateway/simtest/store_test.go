@@ -40,7 +40,10 @@ type plan struct {
 	quarantine time.Duration
 	clock      time.Duration
 	background bool
+	spare      bool // there is one drive more, that no table knows
 }
+
+const sparePath = "drives/spare"
 
 // smallPlan has cells, segments and times so small that little work does
 // everything.
@@ -121,6 +124,7 @@ type store struct {
 	node   *node.Node
 	drives []topology.DriveID // as the table has them
 	away   []node.Refused
+	tasks  *sync.WaitGroup
 }
 
 // site is where everything is, wrappers around what the parts see of each
@@ -136,6 +140,7 @@ type site struct {
 	shards   func(object.Shards) object.Shards
 	node     func(*node.Options)
 	engine   func(*object.Options)
+	tasks    sync.WaitGroup // of wrappers
 	log      *slog.Logger
 }
 
@@ -149,8 +154,15 @@ func format(p plan, seed uint64) (*vfs.MemFS, error) {
 		return nil, err
 	}
 	random := randomness(seed)
-	for i := range p.drives {
-		if _, err := node.Format(fs, random, drivePath(i), node.Formatting{Cluster: cluster, Site: "par1"}); err != nil {
+	paths := make([]string, p.drives, p.drives+1)
+	for i := range paths {
+		paths[i] = drivePath(i)
+	}
+	if p.spare {
+		paths = append(paths, sparePath)
+	}
+	for _, path := range paths {
+		if _, err := node.Format(fs, random, path, node.Formatting{Cluster: cluster, Site: "par1"}); err != nil {
 			return nil, err
 		}
 	}
@@ -168,7 +180,7 @@ func format(p plan, seed uint64) (*vfs.MemFS, error) {
 // open starts the store as a server does. What was opened is closed after an
 // error.
 func (at *site) open(ctx context.Context) (s *store, err error) {
-	s = &store{plan: at.plan, disk: &disk{}}
+	s = &store{plan: at.plan, disk: &disk{}, tasks: &at.tasks}
 	if at.hooks != nil {
 		*s.disk = *at.hooks
 	}
@@ -332,7 +344,10 @@ func (at *site) tables(ctx context.Context, s *store) error {
 	if len(drives.Drives) == 0 {
 		drives = &metadata.DriveTable{Version: 1}
 		for _, st := range s.node.Status() {
-			drives.Drives = append(drives.Drives, topology.Drive{ID: st.ID, Site: "par1", State: topology.DriveActive, CapacityBytes: 1 << 40})
+			if st.Path == sparePath {
+				continue
+			}
+			drives.Drives = append(drives.Drives, tableRow(st.ID))
 		}
 		if err := s.commit(ctx, &metadata.Command{Kind: metadata.KindPutDrives, Drives: drives}, random); err != nil {
 			return err
@@ -355,6 +370,11 @@ func (at *site) tables(ctx context.Context, s *store) error {
 		}
 	}
 	return nil
+}
+
+// tableRow is what the table says of a drive in use.
+func tableRow(id topology.DriveID) topology.Drive {
+	return topology.Drive{ID: id, Site: "par1", State: topology.DriveActive, CapacityBytes: 1 << 40}
 }
 
 // lookUpReturned has drives that were away look up everything they hold.
@@ -408,6 +428,7 @@ func (at *site) openEngine(ctx context.Context, s *store) error {
 		Metadata: s.meta, Shards: nodeShards{s.node}, Drives: conditions{s.node}, Keys: masterKey{seal.Key{7}}, Encryption: true,
 		Region: "fr", HighestEpoch: s.highestEpoch(), InlineBytes: p.inline, StripeBudgetBytes: 16 << 20, ReadBudgetBytes: 16 << 20,
 		EpochPeriod: p.epoch, TrashGrace: p.trash, HedgeAfter: time.Second, TopologyPeriod: time.Minute,
+		StallTimeout: 4 * p.quarantine, CloseTimeout: 4 * p.quarantine, // some writers are made to pause
 		Rand: randomness(at.seed + 4), Logger: at.log,
 	}
 	if p.background {
@@ -456,6 +477,7 @@ func (s *store) close() error {
 	if s.Engine != nil {
 		errs = append(errs, s.Engine.Close())
 	}
+	s.tasks.Wait()
 	if s.node != nil {
 		errs = append(errs, s.node.Close())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ruche-storage/ruche/gateway/object"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
+	"github.com/ruche-storage/ruche/node"
 )
 
 // newImage makes the disks of a store that was started once and closed.
@@ -57,9 +58,12 @@ type world struct {
 	seed  uint64
 	rng   *rand.Rand
 	sizes []int
-	away  string // drive that is sometimes missing
+	away  string           // drive that is sometimes missing
+	old   topology.DriveID // its id, once it was there
 	log   *slog.Logger
-	plant func(*site) // a bug, into the next life
+	plant func(*site) // a bug, into each life
+	// lenient clients bear that operations fail; see client.
+	lenient bool
 
 	mu     sync.Mutex // guards what follows
 	at     *site      // of the life that runs
@@ -71,7 +75,7 @@ type world struct {
 	mail   *mail
 	power  *rand.Rand
 
-	cuts, looks, quiet, revived, lateCommits int
+	cuts, looks, quiet, revived, lateCommits, rotten int
 }
 
 func newWorld(p plan, image *vfs.MemFS, seed uint64) (*world, *picture) {
@@ -139,6 +143,9 @@ func (w *world) begin(p *picture, wanted int) *site {
 	defer w.mu.Unlock()
 	w.at = &site{plan: w.plan, fs: p.fs, seed: w.rng.Uint64(), absent: p.absent, log: w.log, hooks: &disk{before: w.before}}
 	w.mail = &mail{under: make(map[metadata.RequestID]metadata.Command)}
+	w.at.shards = func(s object.Shards) object.Shards {
+		return pausingShards{Shards: s, pause: 2 * w.plan.quarantine}
+	}
 	w.at.metadata = func(m object.Metadata) object.Metadata { return courier{Metadata: m, mail: w.mail} }
 	w.known, w.taken, w.wanted = p.known, nil, wanted
 	w.known.told = w.answered
@@ -147,6 +154,72 @@ func (w *world) begin(p *picture, wanted int) *site {
 		w.plant(w.at)
 	}
 	return w.at
+}
+
+// pausingShards has some writers of chunks wait once everything is durable, for
+// longer than a quarantine, as if the gateway had been stopped for a while.
+type pausingShards struct {
+	object.Shards
+	pause time.Duration
+}
+
+func (s pausingShards) Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
+	w, err := s.Shards.Create(ctx, drive, rec, framed)
+	if err != nil || rec.Shard.Chunk[0] >= 256/50 {
+		return w, err
+	}
+	return pausingWriter{ShardWriter: w, pause: s.pause}, nil
+}
+
+type pausingWriter struct {
+	object.ShardWriter
+	pause time.Duration
+}
+
+func (w pausingWriter) Close(f *metadata.Footer) error {
+	if err := w.ShardWriter.Close(f); err != nil {
+		return err
+	}
+	time.Sleep(w.pause) // all of a chunk as long: none lags behind
+	return nil
+}
+
+// damage changes bytes on the drive that is sometimes missing, of which no chunk
+// has more than one shard.
+func (w *world) damage(fs *vfs.MemFS) error {
+	paths, err := files(fs, w.away+"/seg")
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		info, err := fs.Stat(path)
+		if err != nil {
+			return err
+		}
+		if info.Size() == 0 || w.rng.IntN(2) == 0 {
+			continue
+		}
+		w.rotten++
+		err = change(fs, path, w.rng.Int64N(info.Size()), func(p []byte) { p[0] ^= 1 << w.rng.IntN(8) }, 1)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace puts the spare drive in the place of the one that is sometimes
+// missing, or goes on with that.
+func (w *world) replace(ctx context.Context, s *store) error {
+	spare := slices.IndexFunc(s.node.Drives(), func(d *node.Drive) bool { return d.Path() == sparePath })
+	if spare < 0 || w.old.IsZero() {
+		return nil
+	}
+	err := s.ReplaceDrive(ctx, w.old, tableRow(s.node.Drives()[spare].ID()))
+	if errors.Is(err, object.ErrNoSuchDrive) {
+		return nil // done
+	}
+	return err
 }
 
 // mail is commits that have not been answered.
@@ -225,6 +298,14 @@ func (w *world) live(ctx context.Context, p *picture, wanted int) (left []*pictu
 	if err := w.deliver(ctx, s, p); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	if i := slices.IndexFunc(s.node.Drives(), func(d *node.Drive) bool { return d.Path() == w.away }); i >= 0 {
+		w.old = s.node.Drives()[i].ID()
+	}
+	if w.plan.spare && w.rng.IntN(3) == 0 {
+		if err := w.replace(ctx, s); err != nil {
+			return nil, errors.Join(fmt.Errorf("replace a drive: %w", err), s.close())
+		}
+	}
 	if err := w.work(ctx, s); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -277,7 +358,7 @@ func (w *world) work(ctx context.Context, s *store) error {
 		return w.wanted == 0
 	}
 	for range cap(errs) {
-		c := &client{s: s, k: w.known, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 13)), sizes: w.sizes, slow: 2 * w.plan.epoch}
+		c := &client{s: s, k: w.known, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 13)), sizes: w.sizes, slow: 2 * w.plan.epoch, lenient: w.lenient}
 		go func() { errs <- c.work(ctx, 12, over, 20*time.Second) }()
 	}
 	var all error
@@ -290,6 +371,11 @@ func (w *world) work(ctx context.Context, s *store) error {
 // look starts what a power cut has left and only looks at it.
 func (w *world) look(ctx context.Context, p *picture) error {
 	at := w.begin(p, 0)
+	if w.plan.scheme.Parity > 0 && w.rng.IntN(5) == 0 {
+		if err := w.damage(p.fs); err != nil {
+			return err
+		}
+	}
 	s, err := at.open(ctx)
 	if err != nil {
 		return fmt.Errorf("start after a cut %s: %w", p.cause, err)
