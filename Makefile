@@ -25,7 +25,7 @@ unit: ## unit, datadriven and contract tests with the race detector
 long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
 	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts, 5,000 simulated clusters, 1,000 kill -9 and 1,000,000 checked calls with 1, 3 and 5 copies
+soak: ## 100,000 power cuts, 5,000 simulated clusters, 1,000 kill -9 1,000,000 checked calls with 1, 3 and 5 copies, power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
 	go test -count=1 -timeout 240m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$(date +%s) -sim-seeds=5000
 	$(MAKE) build
@@ -33,7 +33,7 @@ soak: ## 100,000 power cuts, 5,000 simulated clusters, 1,000 kill -9 and 1,000,0
 	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 240m -v ./conformance/kill || exit 1; \
 	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=1000000 go test -count=1 -timeout 240m -v -run Linear ./conformance/linear || exit 1; \
 	done
-	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 go test -count=1 -timeout 240m -v ./conformance/devices
+	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 RUCHE_CUTS=1000 go test -count=1 -timeout 300m -v ./conformance/devices
 	RUCHE_BIN=$(BIN) RUCHE_COPY_OBJECTS=1000000 go test -count=1 -parallel 1 -timeout 240m -v ./conformance/copies
 
 blackbox: build ## S3 suite, Go SDK clients, 50 kill -9, order of answers and memory against servers of our own
@@ -52,7 +52,7 @@ lint: ## gofmt, vet, staticcheck
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	./conformance/tools/fuzz.sh $(or $(FUZZTIME),10s)
 
-conformance: build ## every real client, over TLS and plain HTTP; as root, devices that fail
+conformance: build ## every real client, over TLS and plain HTTP; as root, devices that fail and power cuts
 	./conformance/tools/install.sh
 	RUCHE_BIN=$(BIN) RUCHE_CLIENTS=1 go test -count=1 -timeout 40m ./conformance/clients
 	RUCHE_BIN=$(BIN) go test -count=1 -v -timeout 20m ./conformance/devices

@@ -16,7 +16,8 @@
 //	               missing or fails
 //	RUCHE_LIN_OPS  how many calls are checked for one order while devices fail,
 //	               10,000 if not set
-//	RUCHE_SEED     seed of these
+//	RUCHE_CUTS     how often the power of all devices fails, 20 if not set
+//	RUCHE_SEED     seed of both
 package devices
 
 import (
@@ -55,12 +56,14 @@ func Possible() error {
 type Device struct {
 	Path  string // where it is mounted
 	image string
+	kind  string // of file system
 	below string // tmpfs of the image, empty if it lies elsewhere
 }
 
-// Make makes a file system of a size in bytes in a new file below home, and mounts it.
-func Make(home, name string, size int64) (*Device, error) {
-	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(home, name+".img")}
+// Make makes a file system, ext4 or xfs, of a size in bytes in a new file below
+// home, and mounts it.
+func Make(home, name, kind string, size int64) (*Device, error) {
+	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(home, name+".img"), kind: kind}
 	if err := os.MkdirAll(d.Path, 0o700); err != nil {
 		return nil, err
 	}
@@ -71,7 +74,7 @@ func Make(home, name string, size int64) (*Device, error) {
 // has room for no more than room bytes, whatever its size.
 func MakeFailing(home, name string, size, room int64) (*Device, error) {
 	below := filepath.Join(home, name+".below")
-	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(below, "img"), below: below}
+	d := &Device{Path: filepath.Join(home, name), image: filepath.Join(below, "img"), kind: "ext4", below: below}
 	if err := errors.Join(os.MkdirAll(d.Path, 0o700), os.MkdirAll(below, 0o700)); err != nil {
 		return nil, err
 	}
@@ -113,7 +116,8 @@ func (d *Device) Renew(size int64) error {
 	if err := os.Truncate(d.image, size); err != nil {
 		return err
 	}
-	if err := run("mkfs.ext4", "-q", "-F", d.image); err != nil {
+	force := map[string]string{"ext4": "-F", "xfs": "-f"}[d.kind]
+	if err := run("mkfs."+d.kind, "-q", force, d.image); err != nil {
 		return err
 	}
 	return d.Mount()
@@ -159,18 +163,19 @@ func (d *Device) Slow(writes int) error {
 	return os.WriteFile(throttle, []byte(rule), 0o644)
 }
 
-// ext4Shutdown is EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and noLogFlush its
-// argument: nothing that is not on the device gets there any more.
+// shutdown is EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, _IOR('X', 125, __u32),
+// and noLogFlush its argument: nothing that is not on the device gets there any
+// more.
 const (
-	ext4Shutdown = 0x8004587d
-	noLogFlush   = 2
+	shutdown   = 0x8004587d
+	noLogFlush = 2
 )
 
 // Cut has everything on the file system fail from now on, as when the device is
 // pulled: what was synced is there when it is mounted again.
 func (d *Device) Cut() error {
 	flags := uint32(noLogFlush)
-	return d.control(ext4Shutdown, uintptr(unsafe.Pointer(&flags)))
+	return d.control(shutdown, uintptr(unsafe.Pointer(&flags)))
 }
 
 // Freeze has every write wait until Thaw, as on a device that hangs.

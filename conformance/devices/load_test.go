@@ -16,9 +16,11 @@ import (
 )
 
 // load is what clients do: each writes and reads keys of its own, one call
-// after the other, and tries again what fails.
+// after the other, and tries again what fails. The buckets are in all groups of
+// the metadata, so that every copy that leads is asked.
 type load struct {
-	large bool // some bodies lie on drives
+	ctx   context.Context // ends with the test
+	large bool            // some bodies lie on drives
 	m     *machine
 	core  *minio.Core
 	stop  chan struct{}
@@ -37,9 +39,17 @@ type load struct {
 func (m *machine) load(large bool) *load {
 	m.t.Helper()
 	l := &load{large: large, m: m, core: m.client(), stored: make(map[string][]byte)}
-	if err := l.core.MakeBucket(m.t.Context(), bucket, minio.MakeBucketOptions{Region: region}); err != nil {
-		m.t.Fatal(err)
+	for i := range buckets {
+		if err := l.core.MakeBucket(m.t.Context(), fmt.Sprintf("%s-%d", bucket, i), minio.MakeBucketOptions{Region: region}); err != nil {
+			m.t.Fatal(err)
+		}
 	}
+	var giveUp context.CancelFunc
+	l.ctx, giveUp = context.WithCancel(context.Background())
+	m.t.Cleanup(func() {
+		giveUp()
+		l.done.Wait()
+	})
 	l.resume()
 	return l
 }
@@ -68,14 +78,15 @@ func (l *load) write(w int) {
 			return
 		default:
 		}
-		key := fmt.Sprintf("%d/%d", w, n%keys)
+		key := fmt.Sprintf("%s-%d/%d/%d", bucket, n%buckets, w, n%keys)
 		size := 100 + random.IntN(4000)
 		if l.large && n%8 == 0 {
 			size = 100_000
 		}
 		body := bytes.Repeat([]byte(fmt.Sprintf("%d-%d;", w, n)), size/8)
 		if !l.try("PUT "+key, func(ctx context.Context) error {
-			_, err := l.core.PutObject(ctx, bucket, key, bytes.NewReader(body), int64(len(body)), "", "", minio.PutObjectOptions{})
+			in, name, _ := strings.Cut(key, "/")
+			_, err := l.core.PutObject(ctx, in, name, bytes.NewReader(body), int64(len(body)), "", "", minio.PutObjectOptions{})
 			return err
 		}) {
 			return
@@ -94,7 +105,8 @@ func (l *load) write(w int) {
 // check reads a key.
 func (l *load) check(key string, want []byte) bool {
 	return l.try("GET "+key, func(ctx context.Context) error {
-		o, _, _, err := l.core.GetObject(ctx, bucket, key, minio.GetObjectOptions{})
+		in, name, _ := strings.Cut(key, "/")
+		o, _, _, err := l.core.GetObject(ctx, in, name, minio.GetObjectOptions{})
 		if err != nil {
 			return err
 		}
@@ -109,7 +121,7 @@ func (l *load) check(key string, want []byte) bool {
 
 // try makes a call, again and again if need be.
 func (l *load) try(what string, call func(context.Context) error) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), retryFor)
+	ctx, cancel := context.WithTimeout(l.ctx, retryFor)
 	defer cancel()
 	began := time.Now()
 	for attempt := 0; ; attempt++ {
@@ -127,7 +139,9 @@ func (l *load) try(what string, call func(context.Context) error) bool {
 		}
 		select {
 		case <-ctx.Done():
-			l.m.t.Errorf("%s fails for %v: %v", what, retryFor, err)
+			if l.ctx.Err() == nil {
+				l.m.t.Errorf("%s fails for %v: %v", what, retryFor, err)
+			}
 			return false
 		case <-time.After(50 * time.Millisecond):
 		}
@@ -138,6 +152,7 @@ func (l *load) try(what string, call func(context.Context) error) bool {
 type passed struct {
 	p50, p99 time.Duration // of writes
 	gap      time.Duration // longest time without an acknowledged write
+	longest  time.Duration // of a call, until it succeeded
 }
 
 // pass lets clients work for a while, and tells how they have fared since the
@@ -155,7 +170,7 @@ func (l *load) pass(what string, d time.Duration) passed {
 	if n := len(l.puts); n > 0 {
 		p.p50, p.p99 = l.puts[n/2], l.puts[n*99/100]
 	}
-	p.gap = max(l.gap, time.Since(l.lastPut))
+	p.gap, p.longest = max(l.gap, time.Since(l.lastPut)), l.longest
 	l.m.t.Logf("%s: %d calls, %d of them tried again, the longest took %v; PUT p50 %v, p99 %v; longest time without an acknowledged PUT %v", what, l.calls-before, l.again,
 		l.longest.Round(time.Millisecond), p.p50.Round(100*time.Microsecond), p.p99.Round(100*time.Microsecond), p.gap.Round(time.Millisecond))
 	if l.calls == before {
@@ -192,9 +207,10 @@ func (l *load) refused(code string) {
 	ctx, cancel := context.WithTimeout(l.m.t.Context(), retryFor)
 	defer cancel()
 	for n := 0; ; n++ {
-		key := fmt.Sprintf("refused/%d", n)
+		key := fmt.Sprintf("%s-%d/refused/%d", bucket, n%buckets, n)
+		in, name, _ := strings.Cut(key, "/")
 		began := time.Now()
-		_, err := l.core.PutObject(ctx, bucket, key, strings.NewReader("x"), 1, "", "", minio.PutObjectOptions{})
+		_, err := l.core.PutObject(ctx, in, name, strings.NewReader("x"), 1, "", "", minio.PutObjectOptions{})
 		var reply minio.ErrorResponse
 		switch {
 		case err == nil:

@@ -26,7 +26,8 @@ const (
 	bucket      = "devices"
 	region      = "fr-metro"
 	writers     = 4
-	keys        = 40 // of a writer
+	keys        = 48 // of a writer
+	buckets     = 16 // of the load
 	// retryFor is how long a client tries a call again: a change of leaders may
 	// take 3 s, and a hanging device 5 s to be given up.
 	retryFor = 20 * time.Second
@@ -46,16 +47,7 @@ type machine struct {
 // I/O errors.
 func newMachine(t *testing.T, copies string, failing ...int) *machine {
 	t.Helper()
-	bin := os.Getenv("RUCHE_BIN")
-	if bin == "" {
-		missing(t, "RUCHE_BIN is not set")
-	}
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
-	if err := Possible(); err != nil {
-		t.Skip(err)
-	}
+	bin := possible(t)
 	m := &machine{t: t, home: t.TempDir()}
 	for i := range drives {
 		name := fmt.Sprintf("d%d", i+1)
@@ -64,7 +56,7 @@ func newMachine(t *testing.T, copies string, failing ...int) *machine {
 		if slices.Contains(failing, i+1) {
 			d, err = MakeFailing(m.home, name, deviceBytes, deviceBytes*3/4)
 		} else {
-			d, err = Make(m.home, name, deviceBytes)
+			d, err = Make(m.home, name, "ext4", deviceBytes)
 		}
 		if err != nil {
 			missing(t, fmt.Sprintf("no devices here: %v", err))
@@ -82,6 +74,22 @@ func newMachine(t *testing.T, copies string, failing ...int) *machine {
 	m.start()
 	t.Cleanup(m.end)
 	return m
+}
+
+// possible returns the program, and skips the test where devices cannot be made.
+func possible(t *testing.T) (bin string) {
+	t.Helper()
+	bin = os.Getenv("RUCHE_BIN")
+	if bin == "" {
+		missing(t, "RUCHE_BIN is not set")
+	}
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	if err := Possible(); err != nil {
+		t.Skip(err)
+	}
+	return bin
 }
 
 // missing skips the test, or fails it if everything is required.
@@ -148,23 +156,32 @@ type copies struct {
 }
 
 type copyStatus struct {
-	Replica              int
-	Path, Health, Reason string
+	Replica, Leads int
+	Path, Health   string
+}
+
+// status asks how the copies are.
+func (m *machine) status() (c copies) {
+	m.t.Helper()
+	if err := json.Unmarshal(m.command("metadata", "status", "--output", "json"), &c); err != nil {
+		m.t.Fatal(err)
+	}
+	return c
 }
 
 // await waits until the copies are as they should be.
 func (m *machine) await(what string, ok func(c *copies) bool) {
 	m.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	began := time.Now()
 	for {
-		var c copies
-		if err := json.Unmarshal(m.command("metadata", "status", "--output", "json"), &c); err != nil {
-			m.t.Fatal(err)
-		}
+		c := m.status()
 		if ok(&c) {
+			if waited := time.Since(began); waited > time.Second {
+				m.t.Logf("%v until %s", waited.Round(100*time.Millisecond), what)
+			}
 			return
 		}
-		if time.Now().After(deadline) {
+		if time.Since(began) > time.Minute {
 			m.t.Fatalf("%s: %+v", what, c)
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -188,6 +205,18 @@ func (m *machine) copyOn(drive int) (found copyStatus) {
 		return i >= 0
 	})
 	return found
+}
+
+// lead has the copy on a drive lead as much as can be asked for, and returns how
+// much that is.
+func (m *machine) lead(drive int) (groups int) {
+	m.t.Helper()
+	for _, s := range m.status().Stores {
+		if s.Path != filepath.Join(m.devices[drive-1].Path, "meta") && s.Health == "ok" {
+			m.command("metadata", "transfer", fmt.Sprint(s.Replica)) // to the others
+		}
+	}
+	return m.copyOn(drive).Leads
 }
 
 // health waits until the copy on a drive is said to be in one of these states.

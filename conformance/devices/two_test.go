@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -30,7 +32,7 @@ func TestTwoOfFive(t *testing.T) {
 			m.await("five copies", well(5))
 			l := m.load(true)
 			l.pass("all devices", 2*time.Second)
-			m.command("metadata", "transfer", fmt.Sprint(m.copyOn(first).Replica))
+			t.Logf("d%d leads %d groups", first, m.lead(first))
 			if err := c.one(m.devices[first-1]); err != nil {
 				t.Fatal(err)
 			}
@@ -75,6 +77,12 @@ func TestAllDevicesFull(t *testing.T) {
 		}
 	}
 	l.refused("InsufficientCapacity")
+	m.await("all are full", func(c *copies) bool {
+		return !slices.ContainsFunc(c.Stores, func(s copyStatus) bool { return s.Health != "full" })
+	})
+	if text := string(m.command("status")); !strings.Contains(text, "has no room left on its device") || !strings.Contains(text, "ruche metadata replace") {
+		t.Errorf("the status does not say what helps:\n%s", text)
+	}
 	l.verify()
 	for _, d := range m.devices[:3] {
 		if err := os.Remove(filepath.Join(d.Path, "of-somebody-else")); err != nil {
