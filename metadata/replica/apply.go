@@ -213,10 +213,10 @@ func (a *application) install(it *applyItem) error {
 		return fmt.Errorf("replica: group %d: the snapshot is of position %d, wanted %d", it.group, at.index, want)
 	}
 	a.marks[it.group] = at
-	a.machine = state.New(a.db) // the old one remembers rows
+	a.machine = state.NewKnowing(a.db, a.opts.Knows) // the old one remembers rows
 	a.wished = a.wished || it.group == metadata.RootGroup
 	a.installing[it.group].Store(false)
-	return nil
+	return a.opts.checkVersions(state.NewView(a.db))
 }
 
 // putInPlace installs a staged snapshot and then removes its mark.

@@ -319,7 +319,7 @@ func (a *application) replaceBroken(it *applyItem) error {
 		return fmt.Errorf("replica: group %d: the snapshot is of position %d, wanted %d", it.group, at.index, it.repair.Index)
 	}
 	a.marks[it.group] = at
-	a.machine = state.New(a.db)
+	a.machine = state.NewKnowing(a.db, a.opts.Knows)
 	a.broken[it.group] = false
 	a.wished = a.wished || it.group == metadata.RootGroup
 	a.compares = false // what is read there was told before

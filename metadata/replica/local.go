@@ -119,9 +119,9 @@ func Open(dir string, o Options) (*Local, error) {
 		return nil, fmt.Errorf("replica: open %s: %w", dir, err)
 	}
 	l.db = db
-	l.machine = state.New(db)
+	l.machine = state.NewKnowing(db, o.Knows)
 	l.pub = &published{snap: db.NewSnapshot(), refs: 1}
-	if err := l.checkClock(); err != nil {
+	if err := errors.Join(o.checkVersions(state.NewView(l.pub.snap)), l.checkClock()); err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
 	l.fs.armed.Store(true)

@@ -62,7 +62,7 @@ func (e *Replicated) Knows(ctx context.Context, version uint16) error {
 	defer ticker.Stop()
 	var last error
 	for g := uint32(0); g < groupCount; {
-		err := e.onLeader(limited, g, func(s *Store) error { return s.allKnow(g, version) })
+		err := e.onLeader(limited, g, func(s *Store) error { return s.AllKnow(g, version) })
 		if err == nil {
 			g++
 			continue
@@ -84,9 +84,12 @@ func (e *Replicated) Knows(ctx context.Context, version uint16) error {
 	return nil
 }
 
-// allKnow returns nil if all members of a group have told that they know a
-// command version.
-func (c *core) allKnow(group uint32, version uint16) error {
+// AllKnow returns nil if all members of a group have told that they know a
+// command version, so that the group may be raised to it.
+func (c *core) AllKnow(group uint32, version uint16) error {
+	if c.version < version {
+		return fmt.Errorf("store %d knows command version %d only: start a newer program there: %w", c.replica, c.version, metadata.ErrVersionTooLow)
+	}
 	for _, id := range members(c.groups[group].conf) {
 		if id == c.replica {
 			continue

@@ -9,6 +9,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/state"
 )
 
 // Options adjusts an engine. The zero value is a working configuration.
@@ -25,6 +28,10 @@ type Options struct {
 	// OnFailure is called once when a write failed and the engine has fenced
 	// itself. It must not call the engine, and not block. Nil does nothing.
 	OnFailure func(error)
+
+	// Knows is the highest version of commands that the engine knows. Zero
+	// means metadata.LatestVersion; tests run programs of before.
+	Knows uint16
 
 	// AcceptClock opens the store although the clock seems absurd.
 	AcceptClock bool
@@ -65,6 +72,9 @@ const formatVersion = pebble.FormatMajorVersion(20)
 func (o Options) withDefaults(dir string) Options {
 	if o.FS == nil {
 		o.FS = vfs.Default
+	}
+	if o.Knows == 0 {
+		o.Knows = metadata.LatestVersion
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -114,6 +124,22 @@ func (o Options) Validate() error {
 		errs = append(errs, fmt.Errorf("replica: MemTableBytes is %d, more than 1 GiB", o.MemTableBytes))
 	}
 	return errors.Join(errs...)
+}
+
+// checkVersions refuses a state with a group whose commands the program does not
+// know all: it would have to stop in the middle of the work.
+func (o Options) checkVersions(v state.View) error {
+	for g := range uint32(groupCount) {
+		version, err := v.CommandVersion(g)
+		if err != nil {
+			return err
+		}
+		if version > o.Knows {
+			return fmt.Errorf("%w: group %d has command version %d, this program knows %d: start a newer one",
+				metadata.ErrUnknownKind, g, version, o.Knows)
+		}
+	}
+	return nil
 }
 
 // pebbleOptions returns the options of the store. fail is called for whatever

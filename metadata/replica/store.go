@@ -225,7 +225,7 @@ func (s *Store) openFiles() (err error) {
 	if err != nil {
 		return errors.Join(err, s.log.Close())
 	}
-	s.machine = state.New(s.db)
+	s.machine = state.NewKnowing(s.db, o.Knows)
 	s.stage, err = snapshot.OpenStage(o.FS, o.FS.PathJoin(s.dir, stageName), snapshot.StageOptions{})
 	if err != nil {
 		return errors.Join(err, s.db.Close(), s.log.Close())
@@ -243,13 +243,18 @@ func (s *Store) openGroups() (err error) {
 		return err
 	}
 	s.core = core{
-		replica: s.id.Replica, session: binary.BigEndian.Uint64(session[:]), version: metadata.LatestVersion,
+		replica: s.id.Replica, session: binary.BigEndian.Uint64(session[:]), version: s.opts.Knows,
 		rand: rand.New(rand.NewChaCha8(seed)), limits: s.opts.Limits, peers: make(map[uint64]*peer),
 	}
 	for g := range s.groups {
 		if err := s.reinstall(uint32(g)); err != nil {
 			return err
 		}
+	}
+	if err := s.opts.checkVersions(state.NewView(s.db)); err != nil {
+		return err
+	}
+	for g := range s.groups {
 		if err := s.openGroup(uint32(g)); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ func TestBugsAreFound(t *testing.T) {
 		{"close without flush", bugs{noFlush: true}, 10, []string{"as the only copy"}},
 		{"blank voter under its old id", bugs{sameID: true}, 40, []string{"has stopped", "has applied"}},
 		{"fence unknown to a group", bugs{fenceless: true}, 20, []string{"which had ended before"}},
+		{"version raised too early", bugs{eager: true}, 20, []string{"start a newer one"}},
 		{"snapshots of rows that were not compared", bugs{hearsay: true}, 40, []string{"has not the rows", "says that the rows of"}},
 		{"lost row", bugs{rot: true}, 20, []string{"differ", "another result", "the model", "rows"}},
 	} {

@@ -59,7 +59,7 @@ func TestSeedsRepeat(t *testing.T) {
 			var logs [2]string
 			for i := range digests {
 				p := planOf(seed)
-				p.log = true
+				p.log, p.exact = true, true
 				s := newSim(p)
 				if err := s.play(p); err != nil {
 					t.Fatal(err)

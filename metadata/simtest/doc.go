@@ -13,8 +13,9 @@
 //
 // The tests of this package run clusters of production code
 // (metadata/replica) in one goroutine on crashable memory file systems. One
-// number, the seed, decides everything that happens in a run. A run that fails
-// prints it; repeat that run with
+// number, the seed, decides what happens in a run, but for one thing: where a
+// power cut falls in the middle of Pebble's background work. A run that fails
+// prints the seed; repeat that run, more than once if need be, with
 //
 //	go test ./metadata/simtest -run Cluster -sim-seed=N -sim-seeds=1
 //

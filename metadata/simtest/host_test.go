@@ -35,6 +35,7 @@ type host struct {
 	store *replica.Store // nil while it is down
 	life  uint64         // counts starts
 	skew  int64          // of the clock
+	knows uint16         // version of commands that its program knows, 0 for the latest
 	slow  int64          // how much longer writes take, 1 for not at all
 
 	seq      uint64 // of tickets and reads
@@ -92,7 +93,7 @@ func (h *host) options() replica.StoreOptions {
 	}
 	return replica.StoreOptions{
 		Options: replica.Options{
-			FS: h.disk, Now: func() time.Time { return time.UnixMicro(int64(h.clock())) }, AcceptClock: true,
+			FS: h.disk, Now: func() time.Time { return time.UnixMicro(int64(h.clock())) }, AcceptClock: true, Knows: h.knows,
 			ReserveBytes: -1, CacheBytes: 1 << 20, MemTableBytes: 4 << 20,
 		},
 		Rand: rand.NewChaCha8(seed), LogMemTableBytes: 4 << 20, Limits: limits,
@@ -140,6 +141,9 @@ func (h *host) start() {
 
 // refuse notes that the store does not open.
 func (h *host) refuse(err error) {
+	if h.builds.refused(h, err) {
+		return
+	}
 	if h.expected {
 		h.counts.refusals++
 		h.lose()
@@ -312,6 +316,9 @@ func (h *host) odd(d replica.Divergence) {
 // failed says that a write has failed: the store tells the others and ends.
 func (h *host) failed(err error) {
 	h.counts.fenced++
+	if errors.Is(err, metadata.ErrUnknownKind) {
+		h.builds.stopped(h, err)
+	}
 	h.store.Fail(err)
 	h.pump()
 }

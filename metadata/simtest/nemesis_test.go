@@ -132,7 +132,11 @@ func (s *sim) cutPower(h *host) {
 		kept = float64(s.r.IntN(2))
 	}
 	s.logf("power cut of %v, %.0f %% kept", h, kept*100)
-	switch n := s.r.IntN(4); n {
+	n := s.r.IntN(4)
+	if s.exact {
+		n %= 2
+	}
+	switch n {
 	case 0:
 		h.crash(kept)
 		h.restart()
@@ -211,7 +215,7 @@ func (h *host) breakDisk() {
 		default:
 			return nil
 		}
-		if !strings.HasPrefix(op.Path, storeDir) {
+		if !strings.HasPrefix(op.Path, storeDir) || h.exact && !onLogSync(op) {
 			return nil
 		}
 		if skip--; skip >= 0 {

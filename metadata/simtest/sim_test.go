@@ -29,6 +29,7 @@ type bugs struct {
 	sameID    bool // a store that lost its files comes back under its old id
 	fenceless bool // one group does not hear that an epoch has ended
 	rot       bool // a row of a store's state is lost while it is closed
+	eager     bool // the command version is raised before all stores know it
 	hearsay   bool // rows are not compared before snapshots are sent
 }
 
@@ -40,6 +41,7 @@ type counts struct {
 	transfers, epochs, events, members                           int
 	settleTicks                                                  int64
 	compared, odd, disputes                                      int
+	upgrades, early, downgrades                                  int
 	answers                                                      map[string]int
 }
 
@@ -48,6 +50,7 @@ type sim struct {
 	*world
 	seed    uint64
 	bugs    bugs
+	exact   bool
 	hosts   []*host // by place
 	net     network
 	groups  []uint32 // that are used
@@ -59,6 +62,7 @@ type sim struct {
 	counts  counts
 	open    []*transfer
 	members *membership
+	builds  *builds
 
 	decay    decay
 	digest   [32]byte // of everything that was seen, at the end
@@ -73,6 +77,9 @@ type plan struct {
 	bugs   bugs
 	faults int64 // how long things go wrong
 	log    bool
+	// exact leaves out power cuts and errors in the middle of Pebble's background
+	// work, which the machine's scheduler has a part in.
+	exact bool
 }
 
 // settled is how long a cluster has, once everything works again, to answer all
@@ -81,7 +88,7 @@ const settled = 20 * second
 
 func newSim(p plan) *sim {
 	r := rand.New(rand.NewPCG(p.seed, 0x5e))
-	s := &sim{world: &world{r: r}, seed: p.seed, bugs: p.bugs, groups: []uint32{1, 2, 3}}
+	s := &sim{world: &world{r: r}, seed: p.seed, bugs: p.bugs, exact: p.exact, groups: []uint32{1, 2, 3}}
 	s.counts.answers = make(map[string]int)
 	if p.log {
 		s.log = new(strings.Builder)
@@ -96,8 +103,10 @@ func newSim(p plan) *sim {
 		first = append(first, uint64(slot+1))
 	}
 	s.members = newMembership(s, first)
+	s.builds = newBuilds(s)
 	for slot, id := range first {
 		h := s.newHost(slot, id)
+		h.knows = s.builds.program(slot)
 		s.hosts = append(s.hosts, h)
 		h.create(first)
 		h.start()
@@ -118,6 +127,7 @@ func (s *sim) play(p plan) error {
 	}
 	s.harmEnds = s.now + p.faults
 	s.nemesis(s.harmEnds)
+	s.builds.begin()
 	s.run(s.harmEnds, s.failed)
 	if s.failed() {
 		return s.verdict()
@@ -146,11 +156,11 @@ func (s *sim) prepare() {
 			cs = append(cs, &metadata.Command{Kind: metadata.KindOpenBucket, Version: metadata.CommandVersion, Group: group, Request: s.work.ID(),
 				Settle: &metadata.Settings{Bucket: metadata.BucketID{9}, Name: "quiet"}})
 		}
-		if group == metadata.RootGroup || s.seed%4 > 0 {
+		if s.builds == nil && (group == metadata.RootGroup || s.seed%4 > 0) {
 			cs = append(cs, &metadata.Command{Kind: metadata.KindClusters, Version: metadata.CommandVersion, Group: group, Request: s.work.ID(),
 				Clusters: &metadata.ClusterVersion{Version: metadata.LatestVersion}})
 		}
-		if group == metadata.RootGroup {
+		if group == metadata.RootGroup && s.builds == nil {
 			cs = append(cs, s.members.put())
 		}
 		left += len(cs)
@@ -195,6 +205,7 @@ func (s *sim) heal() {
 	}
 	s.fencer.stopped = true
 	s.mend()
+	s.builds.finish()
 }
 
 // agreed reports whether all requests are answered and all stores have applied
@@ -315,5 +326,5 @@ func (s *sim) finish() {
 		}
 	}
 	s.digest = s.journal.digest()
-	s.world.next, s.hosts, s.clients, s.open, s.journal, s.members, s.fencer, s.work = nil, nil, nil, nil, nil, nil, nil, nil
+	s.world.next, s.hosts, s.clients, s.open, s.journal, s.members, s.builds, s.fencer, s.work = nil, nil, nil, nil, nil, nil, nil, nil, nil
 }
