@@ -247,11 +247,15 @@ func (w *WriteConditions) appendAs(b []byte, num protowire.Number) []byte {
 	return end(w.append(b), m)
 }
 
-func appendChunks(b []byte, num protowire.Number, chunks []Chunk) []byte {
-	for i := range chunks {
+// appendEach appends rows as messages of one field.
+func appendEach[T any, P interface {
+	*T
+	append([]byte) []byte
+}](b []byte, num protowire.Number, rows []T) []byte {
+	for i := range rows {
 		var m int
 		b, m = begin(b, num)
-		b = end(chunks[i].append(b), m)
+		b = end(P(&rows[i]).append(b), m)
 	}
 	return b
 }
@@ -261,15 +265,6 @@ func fieldChunks(d *decoder, chunks *[]Chunk) {
 		*chunks = append(*chunks, Chunk{})
 		d.message((*chunks)[len(*chunks)-1].field)
 	}
-}
-
-func appendShorts(b []byte, num protowire.Number, rows []Short) []byte {
-	for i := range rows {
-		var m int
-		b, m = begin(b, num)
-		b = end(rows[i].append(b), m)
-	}
-	return b
 }
 
 func fieldShorts(d *decoder, rows *[]Short) {
@@ -307,30 +302,43 @@ func fieldParts(d *decoder, parts *[]PartRef) {
 	*parts = append(*parts, p)
 }
 
-func (c *CommitVersion) append(b []byte) []byte {
-	b = appendFixed(b, 1, c.Bucket[:])
-	b = appendString(b, 2, c.Key)
+// appendWritten appends what the commands have in common that write a version.
+func appendWritten(b []byte, bucket *BucketID, key string, v *Version, chunks []Chunk, inline []byte) []byte {
+	b = appendFixed(b, 1, bucket[:])
+	b = appendString(b, 2, key)
 	b, m := begin(b, 3)
-	b = end(c.Version.append(b), m)
-	b = appendChunks(b, 4, c.Chunks)
-	b = appendBytes(b, 5, c.Inline)
-	b = appendShorts(b, 6, c.Short)
+	b = end(v.append(b), m)
+	b = appendEach(b, 4, chunks)
+	return appendBytes(b, 5, inline)
+}
+
+// fieldWritten decodes what appendWritten encodes; nothing else may come.
+func fieldWritten(d *decoder, bucket *BucketID, key *string, v *Version, chunks *[]Chunk, inline *[]byte) {
+	switch d.num {
+	case 1:
+		d.fixed(bucket[:])
+	case 2:
+		*key = d.string()
+	case 3:
+		d.message(v.field)
+	case 4:
+		fieldChunks(d, chunks)
+	case 5:
+		*inline = d.bytes()
+	default:
+		d.closed()
+	}
+}
+
+func (c *CommitVersion) append(b []byte) []byte {
+	b = appendWritten(b, &c.Bucket, c.Key, &c.Version, c.Chunks, c.Inline)
+	b = appendEach(b, 6, c.Short)
 	b = c.Conditions.appendAs(b, 7)
 	return appendUint(b, 8, c.Take)
 }
 
 func (c *CommitVersion) field(d *decoder) {
 	switch d.num {
-	case 1:
-		d.fixed(c.Bucket[:])
-	case 2:
-		c.Key = d.string()
-	case 3:
-		d.message(c.Version.field)
-	case 4:
-		fieldChunks(d, &c.Chunks)
-	case 5:
-		c.Inline = d.bytes()
 	case 6:
 		fieldShorts(d, &c.Short)
 	case 7:
@@ -338,7 +346,7 @@ func (c *CommitVersion) field(d *decoder) {
 	case 8:
 		c.Take = d.uint64()
 	default:
-		d.closed()
+		fieldWritten(d, &c.Bucket, &c.Key, &c.Version, &c.Chunks, &c.Inline)
 	}
 }
 
@@ -414,9 +422,9 @@ func (c *CommitPart) append(b []byte) []byte {
 	b = appendFixed(b, 3, c.Upload[:])
 	b, m := begin(b, 4)
 	b = end(c.Part.append(b), m)
-	b = appendChunks(b, 5, c.Chunks)
+	b = appendEach(b, 5, c.Chunks)
 	b = appendBytes(b, 6, c.Inline)
-	return appendShorts(b, 7, c.Short)
+	return appendEach(b, 7, c.Short)
 }
 
 func (c *CommitPart) field(d *decoder) {
@@ -533,7 +541,7 @@ func (r *TrashRef) field(d *decoder) {
 	}
 }
 
-func (c *PutShort) append(b []byte) []byte { return appendShorts(b, 1, c.Rows) }
+func (c *PutShort) append(b []byte) []byte { return appendEach(b, 1, c.Rows) }
 
 func (c *PutShort) field(d *decoder) {
 	if d.num != 1 {

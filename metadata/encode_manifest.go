@@ -120,29 +120,11 @@ func (c *Manifested) field(d *decoder) {
 }
 
 func (c *RestoreVersion) append(b []byte) []byte {
-	b = appendFixed(b, 1, c.Bucket[:])
-	b = appendString(b, 2, c.Key)
-	b, m := begin(b, 3)
-	b = end(c.Version.append(b), m)
-	b = appendChunks(b, 4, c.Chunks)
-	return appendBytes(b, 5, c.Inline)
+	return appendWritten(b, &c.Bucket, c.Key, &c.Version, c.Chunks, c.Inline)
 }
 
 func (c *RestoreVersion) field(d *decoder) {
-	switch d.num {
-	case 1:
-		d.fixed(c.Bucket[:])
-	case 2:
-		c.Key = d.string()
-	case 3:
-		d.message(c.Version.field)
-	case 4:
-		fieldChunks(d, &c.Chunks)
-	case 5:
-		c.Inline = d.bytes()
-	default:
-		d.closed()
-	}
+	fieldWritten(d, &c.Bucket, &c.Key, &c.Version, &c.Chunks, &c.Inline)
 }
 
 func (c *RestoreParts) append(b []byte) []byte {
@@ -150,17 +132,8 @@ func (c *RestoreParts) append(b []byte) []byte {
 	b = appendString(b, 2, c.Key)
 	b = appendFixed(b, 3, c.List[:])
 	b = appendUint(b, 4, uint64(c.Page))
-	for i := range c.Parts {
-		var m int
-		b, m = begin(b, 5)
-		b = end(c.Parts[i].append(b), m)
-	}
-	for i := range c.Bodies {
-		var m int
-		b, m = begin(b, 6)
-		b = end(c.Bodies[i].append(b), m)
-	}
-	return b
+	b = appendEach(b, 5, c.Parts)
+	return appendEach(b, 6, c.Bodies)
 }
 
 func (c *RestoreParts) field(d *decoder) {
@@ -190,7 +163,7 @@ func (c *RestoreParts) field(d *decoder) {
 
 func (p *PartBody) append(b []byte) []byte {
 	b = appendFixed(b, 1, p.Part[:])
-	b = appendChunks(b, 2, p.Chunks)
+	b = appendEach(b, 2, p.Chunks)
 	return appendBytes(b, 3, p.Inline)
 }
 

@@ -257,11 +257,7 @@ func (i *Incarnation) Unmarshal(b []byte) error {
 func (i *Incarnation) append(b []byte) []byte {
 	b = appendUint(b, 1, i.Number)
 	b = appendBool(b, 2, i.Collection)
-	for j := range i.Void {
-		var m int
-		b, m = begin(b, 3)
-		b = end(i.Void[j].append(b), m)
-	}
+	b = appendEach(b, 3, i.Void)
 	for _, e := range i.Epochs {
 		b = appendUint(b, 4, e)
 	}
@@ -323,11 +319,7 @@ func (t *PGTable) Unmarshal(b []byte) error {
 
 func (t *PGTable) append(b []byte) []byte {
 	b = appendUint(b, 1, t.Version)
-	for i := range t.Groups {
-		var m int
-		b, m = begin(b, 2)
-		b = end(t.Groups[i].append(b), m)
-	}
+	b = appendEach(b, 2, t.Groups)
 	return append(b, t.Unknown...)
 }
 
