@@ -45,22 +45,30 @@ func (a *app) metadataStatusCommand() *cobra.Command {
 	return a.adminFlags(c)
 }
 
-// changeCopies is the body of a command that changes where copies are.
-func (a *app) changeCopies(cmd *cobra.Command, wait bool, change func(context.Context, *admin.Client) (*admin.Metadata, error)) error {
-	client, err := a.client()
-	if err != nil {
-		return err
+// copyChange completes a command that changes where copies are. With waits it has
+// a flag to wait until the change is made.
+func (a *app) copyChange(c *cobra.Command, waits bool, change func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error)) *cobra.Command {
+	var wait bool
+	if waits {
+		c.Flags().BoolVar(&wait, "wait", false, "wait until the change is made")
 	}
-	m, err := change(cmd.Context(), client)
-	if err != nil {
-		return err
-	}
-	if wait {
-		if m, err = a.followCopies(cmd, client); err != nil {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		client, err := a.client()
+		if err != nil {
 			return err
 		}
+		m, err := change(cmd.Context(), client, args)
+		if err != nil {
+			return err
+		}
+		if wait {
+			if m, err = a.followCopies(cmd, client); err != nil {
+				return err
+			}
+		}
+		return a.show(m, func() string { return a.copiesText(m) })
 	}
-	return a.show(m, func() string { return a.copiesText(m) })
+	return a.adminFlags(c)
 }
 
 // followCopies waits until nothing is being changed any more.
@@ -69,6 +77,9 @@ func (a *app) followCopies(cmd *cobra.Command, client *admin.Client) (last *admi
 	err = a.follow(cmd.Context(), "metadata", func(ctx context.Context) (step, error) {
 		if last, err = client.Metadata(ctx); err != nil {
 			return step{}, err
+		}
+		if last.Healthy < last.Quorum {
+			return step{}, fmt.Errorf("the change waits: %d of %d copies of the metadata are there, and %d are needed; see \"ruche metadata status\"", last.Healthy, last.Voters, last.Quorum)
 		}
 		left := int64(0)
 		for _, c := range last.Stores {
@@ -82,13 +93,8 @@ func (a *app) followCopies(cmd *cobra.Command, client *admin.Client) (last *admi
 	return last, err
 }
 
-func waitFlag(c *cobra.Command, wait *bool) {
-	c.Flags().BoolVar(wait, "wait", false, "wait until the change is made")
-}
-
 func (a *app) metadataAddCommand() *cobra.Command {
-	var wait bool
-	c := &cobra.Command{
+	return a.copyChange(&cobra.Command{
 		Use:   "add PATH|auto",
 		Short: "Add a copy of the metadata, on a drive or in the state directory",
 		Long: `Makes a copy of the metadata on the drive at PATH, or in the state directory if
@@ -101,27 +107,20 @@ one, or three. So auto adds two where one would make the number even.`,
 		Example: `  ruche metadata add auto --wait
   ruche metadata add /srv/d4`,
 		Args: needs("PATH or auto"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &admin.AddCopyRequest{}
-			if args[0] != "auto" {
-				path, err := filepath.Abs(args[0])
-				if err != nil {
-					return err
-				}
-				req.Path = path
+	}, true, func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error) {
+		path := ""
+		if args[0] != "auto" {
+			var err error
+			if path, err = filepath.Abs(args[0]); err != nil {
+				return nil, err
 			}
-			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
-				return client.AddCopy(ctx, req)
-			})
-		},
-	}
-	waitFlag(c, &wait)
-	return a.adminFlags(c)
+		}
+		return client.AddCopy(ctx, &admin.AddCopyRequest{Path: path})
+	})
 }
 
 func (a *app) metadataReplaceCommand() *cobra.Command {
-	var wait bool
-	c := &cobra.Command{
+	return a.copyChange(&cobra.Command{
 		Use:   "replace STORE [PATH]",
 		Short: "Put a new copy of the metadata into the place of one that was lost",
 		Long: `Makes a new copy of the metadata on the drive at PATH, has it catch up, and takes
@@ -137,27 +136,20 @@ What lies at the old place is deleted.`,
 			}
 			return needs("STORE")(c, args[:min(len(args), 1)])
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &admin.ReplaceCopyRequest{Store: storeName(args[0])}
-			if len(args) == 2 {
-				path, err := filepath.Abs(args[1])
-				if err != nil {
-					return err
-				}
-				req.Path = path
+	}, true, func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error) {
+		path := ""
+		if len(args) == 2 {
+			var err error
+			if path, err = filepath.Abs(args[1]); err != nil {
+				return nil, err
 			}
-			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
-				return client.ReplaceCopy(ctx, req)
-			})
-		},
-	}
-	waitFlag(c, &wait)
-	return a.adminFlags(c)
+		}
+		return client.ReplaceCopy(ctx, &admin.ReplaceCopyRequest{Store: storeName(args[0]), Path: path})
+	})
 }
 
 func (a *app) metadataRemoveCommand() *cobra.Command {
-	var wait bool
-	c := &cobra.Command{
+	return a.copyChange(&cobra.Command{
 		Use:   "remove STORE",
 		Short: "Take a copy of the metadata away",
 		Long: `Takes the copy STORE away and deletes it. STORE is its number, id or path in
@@ -166,33 +158,22 @@ refused. When the one in the state directory is the last, the metadata is kept
 without consensus again.`,
 		Example: `  ruche metadata remove 4 --wait`,
 		Args:    needs("STORE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &admin.CopyRequest{Store: storeName(args[0])}
-			return a.changeCopies(cmd, wait, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
-				return client.RemoveCopy(ctx, req)
-			})
-		},
-	}
-	waitFlag(c, &wait)
-	return a.adminFlags(c)
+	}, true, func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error) {
+		return client.RemoveCopy(ctx, &admin.CopyRequest{Store: storeName(args[0])})
+	})
 }
 
 func (a *app) metadataTransferCommand() *cobra.Command {
-	c := &cobra.Command{
+	return a.copyChange(&cobra.Command{
 		Use:   "transfer STORE",
 		Short: "Have other copies of the metadata lead what this one leads",
 		Long: `Moves leadership of all groups from the copy STORE to others, for example before
 its device is worked on. STORE is its number, id or path in "ruche metadata status".`,
 		Example: `  ruche metadata transfer 1`,
 		Args:    needs("STORE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &admin.CopyRequest{Store: storeName(args[0])}
-			return a.changeCopies(cmd, false, func(ctx context.Context, client *admin.Client) (*admin.Metadata, error) {
-				return client.TransferCopy(ctx, req)
-			})
-		},
-	}
-	return a.adminFlags(c)
+	}, false, func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error) {
+		return client.TransferCopy(ctx, &admin.CopyRequest{Store: storeName(args[0])})
+	})
 }
 
 func (a *app) metadataForceCommand() *cobra.Command {
