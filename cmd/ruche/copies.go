@@ -78,7 +78,7 @@ func (a *app) followCopies(cmd *cobra.Command, client *admin.Client) (last *admi
 		if last, err = client.Metadata(ctx); err != nil {
 			return step{}, err
 		}
-		if last.Healthy < last.Quorum {
+		if last.Voters > 1 && last.Healthy < last.Quorum { // one alone is about to do without consensus
 			return step{}, fmt.Errorf("the change waits: %d of %d copies of the metadata are there, and %d are needed; see \"ruche metadata status\"", last.Healthy, last.Voters, last.Quorum)
 		}
 		left := int64(0)
