@@ -12,7 +12,7 @@ import (
 const (
 	// laneBodies is how many long bodies must be read at once before lanes
 	// pay: with fewer, most of a vector is empty.
-	laneBodies = 6
+	laneBodies = 4
 
 	// laneBytes is the shortest body that is worth a lane.
 	laneBytes = 256 << 10
