@@ -377,7 +377,8 @@ func TestTooFewDrivesForAKey(t *testing.T) {
 }
 
 // TestStateKeyIsMissing starts with a keyring that lacks the key of the state
-// directory, and with one that has another: both say so, and change nothing.
+// directory, and with the identity of another one: both say so, and change
+// nothing.
 func TestStateKeyIsMissing(t *testing.T) {
 	t.Parallel()
 	dir := withBucket(t, nil)
@@ -400,7 +401,7 @@ func TestStateKeyIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = attempt(t, settings(t, dir, nil), nil)
-	wantReason(t, err, KeyringMismatch, "another key", filepath.Join(dir, "metadata"))
+	wantReason(t, err, ForeignState, "another store", filepath.Join(dir, "metadata"))
 	id.State = &right
 	if err := id.save(dir); err != nil {
 		t.Fatal(err)
