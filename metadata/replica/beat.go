@@ -16,6 +16,7 @@ type peer struct {
 	heard   uint64 // tick of the last beat, 0 for never
 	beat    *Beat  // the last one
 	failed  bool   // for the session
+	slowAt  uint64 // tick of the last beat that called it slow, 0 for never
 	wake    []uint32
 }
 
@@ -55,7 +56,7 @@ func (c *core) beats() {
 		p := c.peers[id]
 		b := &Beat{
 			Session: c.session, Version: c.version, Failed: c.stopped != nil,
-			Slow: c.slow, Full: c.full, Wake: p.wake, Hashes: hashes,
+			Slow: c.slow, Full: c.full, Sync: c.sync, Wake: p.wake, Hashes: hashes,
 		}
 		p.wake = nil
 		for _, m := range c.groups {
@@ -87,6 +88,9 @@ func (c *core) beat(from uint64, b *Beat) {
 		c.rouse(from)
 	}
 	p.session, p.heard, p.beat, p.failed = b.Session, c.ticks, b, false
+	if b.Slow {
+		p.slowAt = c.ticks
+	}
 	if b.Failed {
 		p.failed = true
 		c.bury(from)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -70,7 +71,9 @@ type core struct {
 	full    bool // set from outside: no room for commands that add
 	stopped error
 
-	slowUntil uint64 // tick, 0 while the log keeps up
+	slowUntil uint64        // tick, 0 while the log keeps up
+	sync      time.Duration // of writes of the log, on average
+	laggard   int           // rises while the others are much faster
 }
 
 // ReadResult says up to where a group must be applied for the reads that
@@ -138,6 +141,9 @@ type Limits struct {
 	// QuietTicks is how long nothing must have happened in a group before its
 	// members stop talking about it. Zero means 5, a negative value never.
 	QuietTicks int
+	// BalanceTicks is how often a store gives a group to one that leads fewer.
+	// Zero means 50, a negative value never.
+	BalanceTicks int
 	// CompareTicks is how often the members of each group compare their rows.
 	// Unless it is zero, they do so, too, before their leader sends a
 	// snapshot, and whoever drives a store must see to the Comparisons of its
@@ -164,6 +170,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.QuietTicks == 0 {
 		l.QuietTicks = 5
+	}
+	if l.BalanceTicks == 0 {
+		l.BalanceTicks = 50
 	}
 	if l.KeepEntries == 0 {
 		l.KeepEntries = 2048

@@ -57,6 +57,9 @@ type member struct {
 	committed uint64
 	damaged   bool
 
+	heir  uint64 // whom leadership was handed to last
+	moved uint64 // and the tick of that
+
 	compared  comparison
 	inquiry   inquiry
 	fresh     uint64           // the rows are those of another store up to here
@@ -104,6 +107,7 @@ func (c *core) Tick() {
 		c.guarded(uint32(g), c.tick)
 	}
 	if c.stopped == nil {
+		c.balance()
 		c.beats()
 	}
 }
@@ -119,7 +123,7 @@ func (c *core) tick(m *member) {
 	c.compareAtTimes(m)
 	c.offerRepairs(m)
 	c.inquire(m)
-	if m.quiet && (!c.allAlive(m) || c.full && c.hasSuccessor(m)) {
+	if m.quiet && (!c.allAlive(m) || (c.full || c.slow) && c.hasSuccessor(m)) {
 		m.wake()
 	}
 	if m.quiet {
@@ -202,6 +206,7 @@ func (c *core) watchLog() {
 	case c.ticks >= c.slowUntil:
 		c.slowUntil = 0
 	}
+	c.watchSync()
 	c.slow = c.slowUntil != 0
 }
 
@@ -209,14 +214,9 @@ func (c *core) watchLog() {
 // that of the others, or its device is full.
 func (c *core) handOver(m *member) {
 	var own uint64
-	best, match := raft.None, uint64(0)
-	m.node.WithProgress(func(id uint64, typ raft.ProgressType, p tracker.Progress) {
-		switch {
-		case id == c.replica:
+	m.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		if id == c.replica {
 			own = p.Match
-		case typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && !c.damagedIn(m, id) && p.Match >= match && best == raft.None,
-			typ == raft.ProgressTypePeer && p.State == tracker.StateReplicate && c.fit(id) && !c.damagedIn(m, id) && p.Match > match:
-			best, match = id, p.Match
 		}
 	})
 	committed := m.committed // a tick ago
@@ -226,7 +226,11 @@ func (c *core) handOver(m *member) {
 	} else if m.behind > 0 {
 		m.behind--
 	}
-	if best == raft.None || m.behind < behindTicks && !c.slow && !c.full && !m.damaged {
+	if m.behind < behindTicks && !c.slow && !c.full && !m.damaged {
+		return
+	}
+	to := c.heir(c.heirs(m))
+	if to == raft.None {
 		return
 	}
 	if m.behind >= behindTicks {
@@ -234,7 +238,7 @@ func (c *core) handOver(m *member) {
 		c.slow = true
 	}
 	m.behind = 0
-	m.node.TransferLeader(best)
+	c.move(m, to)
 }
 
 // ReadIndex asks up to where a group must be applied for a read that begins

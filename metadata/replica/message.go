@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"time"
+
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
@@ -27,6 +29,8 @@ type Beat struct {
 	// Slow means that the store's log does not keep up, Full that its device
 	// has no room for commands that add. Neither leads if another can.
 	Slow, Full bool
+	// Sync is how long writes of the log take, on average, 0 if nobody knows.
+	Sync time.Duration
 	// Quiet are the idle groups that the store leads: for them the beat is the
 	// leader's heartbeat.
 	Quiet []Quiet

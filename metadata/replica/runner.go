@@ -141,6 +141,7 @@ func (r *runner) decide() {
 			r.store.Fail(r.store.Failed())
 		case <-ticker.C:
 			r.store.SetFull(r.full.Load())
+			r.store.SetSync(time.Duration(r.syncing.Load()))
 			r.store.Tick()
 			r.observe()
 			r.trim(n)

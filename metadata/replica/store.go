@@ -35,7 +35,7 @@ const (
 // out what [Store.Ready] returns. There are three kinds of them.
 //
 //   - Those that decide, without writing: Tick, Step, Propose, ReadIndex,
-//     Campaign, TransferLeader, ProposeConfChange, Ready, Appended, Applied, the
+//     Campaign, TransferLeader, ProposeConfChange, SetFull, SetSync, Ready, Appended, Applied, the
 //     Reports, Restore, Status and Floors. They are called by one goroutine.
 //   - Append, which writes the log, by one goroutine, which may be another.
 //   - Apply and Cut, which change the state and drop what the log holds

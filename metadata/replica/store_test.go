@@ -18,6 +18,7 @@ import (
 // cluster drives a few stores by hand, all of them as fast as they can.
 type cluster struct {
 	t        *testing.T
+	tune     func(*replica.StoreOptions) // of stores that are opened
 	fs       *vfs.MemFS
 	stores   map[uint64]*replica.Store
 	cut      map[uint64]bool // stores that hear nothing and are not heard
@@ -44,14 +45,19 @@ func storeOptions(fs vfs.FS, seed uint64) replica.StoreOptions {
 	return replica.StoreOptions{
 		Options: replica.Options{FS: fs, Now: fixed(start), ReserveBytes: -1, CacheBytes: 1 << 20, MemTableBytes: 1 << 20},
 		Rand:    rand.NewChaCha8(key),
+		Limits:  replica.Limits{BalanceTicks: -1},
 	}
 }
 
 func storeDir(id uint64) string { return fmt.Sprintf("s%d", id) }
 
 func newCluster(t *testing.T, n int) *cluster {
+	return newClusterOf(t, n, func(*replica.StoreOptions) {})
+}
+
+func newClusterOf(t *testing.T, n int, tune func(*replica.StoreOptions)) *cluster {
 	c := &cluster{
-		t: t, fs: vfs.NewCrashableMem(), stores: make(map[uint64]*replica.Store), cut: make(map[uint64]bool),
+		t: t, tune: tune, fs: vfs.NewCrashableMem(), stores: make(map[uint64]*replica.Store), cut: make(map[uint64]bool),
 		outcomes: make(map[uint64]*metadata.Result), leaders: make(map[uint64]map[uint32]uint64), reads: make(map[uint64]uint64),
 		held: make(map[uint64]bool), kept: make(map[uint64]*replica.AppendWork),
 		compares: make(map[uint64][]*replica.Comparison),
@@ -78,7 +84,9 @@ func newCluster(t *testing.T, n int) *cluster {
 
 func (c *cluster) open(id uint64) *replica.Store {
 	c.t.Helper()
-	s, err := replica.OpenStore(storeDir(id), storeOptions(c.fs, id))
+	o := storeOptions(c.fs, id)
+	c.tune(&o)
+	s, err := replica.OpenStore(storeDir(id), o)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ type host struct {
 	skew  int64          // of the clock
 	knows uint16         // version of commands that its program knows, 0 for the latest
 	slow  int64          // how much longer writes take, 1 for not at all
+	sync  int64          // how long they took, on average
 
 	seq      uint64 // of tickets and reads
 	waiting  map[replica.Ticket]func(*metadata.Result)
@@ -223,10 +224,13 @@ func (h *host) append(w *replica.AppendWork) {
 		})
 		return
 	}
-	h.soon(h.between(100, 8*millisecond)*h.slow, func() {
+	took := h.between(100, 8*millisecond) * h.slow
+	h.soon(took, func() {
 		if !h.write(false, func() error { return h.store.Append(w) }) {
 			return
 		}
+		h.sync = (7*h.sync + took) / 8
+		h.store.SetSync(time.Duration(h.sync) * time.Microsecond)
 		h.soon(h.between(50, 2*millisecond)*h.slow, func() {
 			h.store.Appended(w)
 			h.pump()
