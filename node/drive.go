@@ -136,6 +136,7 @@ type Drive struct {
 	compactor compactor
 	scrubber  scrubber
 	recovered RecoveryStats
+	voided    []place             // during recovery: files that hold only zeros
 	twins     []metadata.ShardRef // shards found with several records; recovery only
 
 	reads, writes latency

@@ -54,6 +54,9 @@ func (d *Drive) recover(ctx context.Context) error {
 	if err := d.recoverDirs(ctx, known); err != nil {
 		return err
 	}
+	if err := d.removeVoided(); err != nil {
+		return err
+	}
 	if err := d.recoverOrder(); err != nil {
 		return err
 	}
@@ -341,9 +344,60 @@ func (d *Drive) recoverNothing(f vfs.File, dir uint32, id segment.ID, size int64
 		return nil
 	}
 	d.recovered.Removed++
+	if size > 0 {
+		d.voided = append(d.voided, place{dir: dir, segment: id})
+		return nil
+	}
 	if err := d.fs.Remove(d.layout.file(dir, id)); err != nil && !oserror.IsNotExist(err) {
 		return err
 	}
+	return nil
+}
+
+// removeVoided removes the files of which only zeros are left. The index may
+// have been flushed while their records were there, and have lost since that
+// they were freed: such rows go first, durably, or they would be taken for
+// damage. What comes back of a shard is looked up by others.
+func (d *Drive) removeVoided() error {
+	if len(d.voided) == 0 {
+		return nil
+	}
+	dropped := false
+	after, end := []byte{tableRecord}, []byte{tableRecord + 1}
+	for after != nil {
+		rows, next, err := d.index.pageOfRecords(after, end)
+		if err != nil {
+			return err
+		}
+		rows = slices.DeleteFunc(rows, func(r row) bool {
+			return r.own || !slices.ContainsFunc(d.voided, func(p place) bool { return p.dir == r.dir && p.segment == r.segment })
+		})
+		if len(rows) > 0 {
+			err := d.index.apply(func(b *pebble.Batch, t *totals) error { return d.deleteRows(b, t, rows) })
+			if err != nil {
+				return err
+			}
+			dropped = true
+		}
+		after = next
+	}
+	if dropped {
+		if err := d.index.flush(d.fenced); err != nil {
+			return err
+		}
+	}
+	for _, p := range d.voided {
+		if err := d.fs.Remove(d.layout.file(p.dir, p.segment)); err != nil && !oserror.IsNotExist(err) {
+			return err
+		}
+	}
+	// A file that came back later might lie in a directory that is not listed.
+	for _, p := range d.voided {
+		if err := d.layout.syncDir(p.dir); err != nil {
+			return d.syncFailed("sync directory", err)
+		}
+	}
+	d.voided = nil
 	return nil
 }
 

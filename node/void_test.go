@@ -66,3 +66,43 @@ func TestRecordsFreedBeforeACrash(t *testing.T) {
 		t.Errorf("%d rows after they were read, want 1", n)
 	}
 }
+
+// TestFileOfFreedRecords frees all that a file holds that is not sealed yet, and
+// is killed before the index has flushed that it went, but after it flushed that
+// it was there. The file holds only zeros and is removed: the rows that lead
+// into it are freed records, no damage.
+func TestFileOfFreedRecords(t *testing.T) {
+	t.Parallel()
+	disk := vfs.NewCrashableMem()
+	format(t, disk, "d")
+	w := open(t, quietOptions(disk), "d")
+	putManifest(t, w, 1)
+	putManifest(t, w, 2)
+	if err := w.d.Settle(t.Context()); err != nil { // flushes the index
+		t.Fatal(err)
+	}
+	rows := manifestRows(t, w)
+	if len(rows) != 2 || rows[0].segment != rows[1].segment {
+		t.Fatalf("rows %v, want two of one file", rows)
+	}
+	freeManifest(t, w, 1)
+	freeManifest(t, w, 2)
+	file := w.d.layout.file(rows[0].dir, rows[0].segment)
+	disk = killed(w, disk)
+	for _, r := range rows {
+		overwrite(t, disk, file, r.offset, int(r.entry.Bytes), zero)
+	}
+	for range 3 {
+		w = open(t, quietOptions(disk), "d")
+		if got := manifests(t, w); got != "" {
+			t.Errorf("%q are there", got)
+		}
+		if n := len(manifestRows(t, w)); n != 0 {
+			t.Errorf("%d rows are left", n)
+		}
+		if _, err := disk.Stat(file); err == nil {
+			t.Errorf("%s is still there", file)
+		}
+		disk = killed(w, disk) // what only the memory knows is forgotten again
+	}
+}
