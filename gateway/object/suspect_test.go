@@ -115,7 +115,7 @@ func TestOneSlowDrive(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{40_000, 400_000} {
 		for _, slow := range []time.Duration{0, 200 * time.Millisecond} {
-			for _, clients := range []int{1, 4} {
+			for _, clients := range []int{1, laneBodies - 1} { // lanes are goroutines of no bubble
 				t.Run(fmt.Sprintf("%d/%v/%d", size, slow, clients), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) { oneSlowDrive(t, size, slow, clients) })
