@@ -6,10 +6,6 @@ import (
 	"time"
 )
 
-// callPatience is how long the end of an engine, or of a store, waits for calls
-// in flight. What has not ended by then hangs on a device.
-const callPatience = 5 * time.Second
-
 // gate counts calls in flight until it is closed. It takes the place of a lock
 // held by calls, which a call that hangs on a device would never release.
 type gate struct {

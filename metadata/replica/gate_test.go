@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,7 @@ import (
 // has ended.
 func TestGate(t *testing.T) {
 	t.Parallel()
-	for range 200 {
+	for range 20 {
 		g := newGate()
 		var inside, done sync.WaitGroup
 		ended := make(chan struct{})
@@ -36,6 +37,7 @@ func TestGate(t *testing.T) {
 					default:
 					}
 					g.leave()
+					runtime.Gosched()
 				}
 				if first {
 					inside.Done()

@@ -46,7 +46,9 @@ func TestCloseLeavesHangingReads(t *testing.T) {
 		must(t, ps[i].FS.Rename(ps[i].Dir, name))
 		ps[i].Dir = name
 	}
-	e, err := replica.OpenReplicated(ps, engineOptions())
+	o := engineOptions()
+	o.Patience = 2 * time.Second
+	e, err := replica.OpenReplicated(ps, o)
 	must(t, err)
 	prepareReplicated(t, e)
 	leadBy(t, e, 2)
@@ -66,7 +68,9 @@ func TestCloseLeavesHangingReads(t *testing.T) {
 // and then exchanges the engine: neither waits for the read.
 func TestRemovedStoreLeavesHangingReads(t *testing.T) {
 	t.Parallel()
-	e, err := replica.OpenReplicated(places(t, 3), engineOptions())
+	o := engineOptions()
+	o.Patience = 2 * time.Second
+	e, err := replica.OpenReplicated(places(t, 3), o)
 	must(t, err)
 	s := replica.NewSwitch(e)
 	prepareReplicated(t, e)

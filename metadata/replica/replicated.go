@@ -47,6 +47,7 @@ type Replicated struct {
 	closing chan struct{} // closed when Close begins
 	begin   sync.Once     // of Close
 	life    *gate         // of calls
+	left    atomic.Bool   // calls in flight were waited for already
 }
 
 // ReplicatedOptions adjusts a replicated engine. The zero value is a working
@@ -60,7 +61,8 @@ type ReplicatedOptions struct {
 
 	// Patience is how long a call waits for a quorum before it fails with
 	// metadata.ErrUnavailable, or, if the command may have been taken,
-	// metadata.ErrUnknownOutcome. Zero means 5 s.
+	// metadata.ErrUnknownOutcome. The end of the engine or of a store waits as
+	// long for calls in flight. Zero means 5 s.
 	Patience time.Duration
 
 	// Retry is how long a call waits for an answer before it proposes the
@@ -277,8 +279,8 @@ func (e *Replicated) Close() error {
 	if !e.life.shut() {
 		return nil
 	}
-	patience := callPatience
-	if !e.life.wait(patience) {
+	patience := e.opts.Patience // no call lasts longer unless it hangs
+	if e.left.Load() || !e.life.wait(patience) {
 		patience = 0 // the stores they use have had it
 	}
 	e.runnersMu.Lock()

@@ -260,7 +260,7 @@ func (e *Replicated) RemoveStore(replica uint64) error {
 	for g := range e.groups {
 		e.groups[g].forget(replica)
 	}
-	return old[i].end(callPatience)
+	return old[i].end(e.opts.Patience)
 }
 
 // Metrics returns what the engine has counted. Disk is that of the first

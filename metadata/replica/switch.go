@@ -47,9 +47,16 @@ type shift struct {
 
 // A leaver is an engine that can be closed although calls are in flight that
 // hang: it leaves them to themselves.
-type leaver interface{ leavesCalls() }
+type leaver interface {
+	// callPatience is how long they are waited for.
+	callPatience() time.Duration
+	// leaveCalls says whether they were, so that Close need not.
+	leaveCalls(waited bool)
+}
 
-func (e *Replicated) leavesCalls() {}
+func (e *Replicated) callPatience() time.Duration { return e.opts.Patience }
+
+func (e *Replicated) leaveCalls(waited bool) { e.left.Store(waited) }
 
 // NewSwitch returns a switch to e.
 func NewSwitch(e Engine) *Switch {
@@ -162,6 +169,8 @@ func (s *Switch) Exchange(ctx context.Context, change func(old Engine) (Engine, 
 	defer s.mu.Unlock()
 	if old.idle = nil; next != old.engine {
 		s.now = &shift{engine: next}
+	} else if e, ok := next.(leaver); ok {
+		e.leaveCalls(false)
 	}
 	close(s.held)
 	s.held = nil
@@ -172,14 +181,16 @@ func (s *Switch) Exchange(ctx context.Context, change func(old Engine) (Engine, 
 // for.
 func (s *Switch) awaitCalls(ctx context.Context, of *shift, idle <-chan struct{}) error {
 	var late <-chan time.Time
-	if _, ok := of.engine.(leaver); ok {
-		timer := time.NewTimer(callPatience)
+	old, leaves := of.engine.(leaver)
+	if leaves {
+		timer := time.NewTimer(old.callPatience())
 		defer timer.Stop()
 		late = timer.C
 	}
 	select {
 	case <-idle:
 	case <-late:
+		old.leaveCalls(true)
 	case <-ctx.Done():
 		s.mu.Lock()
 		defer s.mu.Unlock()
