@@ -10,84 +10,12 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
 	"github.com/ruche-storage/ruche/node/segment"
 )
-
-// shared is what all drives of a node have in common.
-type shared struct {
-	cache   *pebble.Cache
-	files   *fileCache
-	budget  *budget // bytes of buffers
-	buffers *bufferPool
-	headers *headerPool
-}
-
-// budget bounds the bytes of all buffers of a node. Shards hold theirs for as
-// long as a client is slow. Records and compaction cannot do without a buffer:
-// they have a part of their own, and hold it no longer than a drive needs to
-// write.
-type budget struct {
-	shards  *semaphore.Weighted
-	records *semaphore.Weighted
-	most    int64 // that one record counts
-	used    atomic.Int64
-}
-
-// newBudget returns a budget of so many bytes, an eighth of it for records.
-func newBudget(bytes int64) *budget {
-	records := max(bytes/8, 1)
-	return &budget{
-		shards:  semaphore.NewWeighted(max(bytes-records, 0)),
-		records: semaphore.NewWeighted(records),
-		most:    records,
-	}
-}
-
-// tryShard takes n bytes for a shard if there is room for them now.
-func (b *budget) tryShard(n int64) bool {
-	ok := b.shards.TryAcquire(n)
-	if ok {
-		b.used.Add(n)
-	}
-	return ok
-}
-
-// releaseShard gives n bytes of a shard back.
-func (b *budget) releaseShard(n int64) {
-	b.used.Add(-n)
-	b.shards.Release(n)
-}
-
-// record waits until there is room for a record of n bytes; a larger one than
-// there could ever be room for waits for all of it. The bytes are given back by
-// release.
-func (b *budget) record(ctx context.Context, n int64) (release func(), err error) {
-	n = min(n, b.most)
-	if err := b.records.Acquire(ctx, n); err != nil {
-		return nil, ended(ctx)
-	}
-	b.used.Add(n)
-	return func() {
-		b.used.Add(-n)
-		b.records.Release(n)
-	}, nil
-}
-
-func newShared(opts *Options) *shared {
-	return &shared{
-		cache:   pebble.NewCache(opts.IndexCacheBytes),
-		files:   newFileCache(opts.OpenFiles),
-		budget:  newBudget(opts.BufferBytes),
-		buffers: new(bufferPool),
-		headers: new(headerPool),
-	}
-}
 
 // Drive is one open drive. All methods may be called concurrently.
 type Drive struct {
@@ -535,69 +463,3 @@ func (d *Drive) indexError(err error) {
 	}
 	d.fence(fmt.Errorf("index: %w", err))
 }
-
-// indexDir is the directory of the index in that of its drive.
-const indexDir = "idx"
-
-// indexFS is the file system of the index in dir: it gives up the ballast when
-// the device is full, and holds back the database's retries on a fenced drive,
-// which have no pause of their own.
-func (d *Drive) indexFS(dir string) (vfs.FS, error) {
-	fs := vfs.OnDiskFull(d.fs, d.space.dropBallast)
-	if d.opts.IndexFS != nil {
-		var err error
-		if fs, err = d.opts.IndexFS(d.id, dir, fs); err != nil {
-			return nil, err
-		}
-	}
-	return gatedFS{FS: fs, drive: d}, nil
-}
-
-type gatedFS struct {
-	vfs.FS
-	drive *Drive
-}
-
-// Create fails on a fenced drive, once the drive is being closed.
-func (g gatedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	d := g.drive
-	if d.isFenced() {
-		if d.started.Load() {
-			<-d.closing
-		}
-		return nil, metadata.ErrFenced
-	}
-	if d.started.Load() && d.space.pressed() {
-		select {
-		case <-d.closing:
-		case <-d.opts.Clock.After(indexRetryPause):
-		}
-	}
-	return g.FS.Create(name, category)
-}
-
-// OpenDir opens a directory whose failed sync fences the drive. The database
-// is not told: it would end the process.
-func (g gatedFS) OpenDir(name string) (vfs.File, error) {
-	f, err := g.FS.OpenDir(name)
-	if err != nil {
-		return nil, err
-	}
-	return gatedDir{f, g.drive}, nil
-}
-
-type gatedDir struct {
-	vfs.File
-	drive *Drive
-}
-
-// Sync makes the entries of the directory durable, or fences the drive.
-func (f gatedDir) Sync() error {
-	if err := f.File.Sync(); err != nil {
-		f.drive.fence(fmt.Errorf("index: sync directory: %w", err))
-	}
-	return nil
-}
-
-// Unwrap returns the file system below.
-func (g gatedFS) Unwrap() vfs.FS { return g.FS }
