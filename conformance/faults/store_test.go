@@ -75,7 +75,14 @@ func (s *store) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.adopt(p)
+}
+
+// adopt takes a process for the server.
+func (s *store) adopt(p *process.Process) {
+	s.t.Helper()
 	s.server = p
+	var err error
 	s.core, err = minio.NewCore(strings.TrimPrefix(p.Endpoint, "http://"), &minio.Options{
 		Creds: credentials.NewStaticV4(s.options.AccessKey, s.options.SecretKey, ""), Region: region,
 		Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: callLimit}, MaxRetries: 1, BucketLookup: minio.BucketLookupPath,
@@ -86,22 +93,26 @@ func (s *store) start() {
 }
 
 // refused starts the server, which must end with a message that has all of
-// these. It returns the message.
-func (s *store) refused(mentions ...string) string {
+// these.
+func (s *store) refused(mentions ...string) {
 	s.t.Helper()
 	p, err := process.Start(s.t.Context(), s.options)
 	if err == nil {
 		s.server = p
 		s.t.Fatalf("the server starts; want a message with %q", mentions)
 	}
+	s.mentions(message(s.t, err), mentions)
+}
+
+// message returns what a server said that did not start.
+func message(t *testing.T, err error) string {
+	t.Helper()
 	text := err.Error()
 	i := strings.LastIndex(text, "ruche: ")
 	if i < 0 {
-		s.t.Fatalf("no message among:\n%s", text)
+		t.Fatalf("no message among:\n%s", text)
 	}
-	text = strings.TrimSpace(text[i:])
-	s.mentions(text, mentions)
-	return text
+	return strings.TrimSpace(text[i:])
 }
 
 // mentions checks that a message says what it has to, and keeps it for people.
