@@ -13,7 +13,7 @@ import (
 
 // step is one call that a store makes on its file system.
 type step struct {
-	verb string // "create", "write", "sync", "rename", "remove", "link", "mkdir", "preallocate", "open", "read"
+	verb string // "create", "write", "overwrite", "sync", "rename", "remove", "link", "mkdir", "preallocate", "open", "read"
 	path string
 	dir  bool // the file is a directory
 	off  int64
@@ -47,6 +47,17 @@ func kindOf(path string) string {
 		return "segment"
 	}
 	return "drive file"
+}
+
+// driveOf returns the directory of the drive that a path lies on, "" if it lies
+// on none.
+func driveOf(path string) string {
+	below, ok := strings.CutPrefix(path, "drives/")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(below, "/")
+	return "drives/" + name
 }
 
 // errSkipped has a step answered as if it had been done.
@@ -175,7 +186,7 @@ func (f *diskFile) Write(p []byte) (int, error) {
 }
 
 func (f *diskFile) WriteAt(p []byte, off int64) (int, error) {
-	err := f.d.do(&step{verb: "write", path: f.path, off: off, n: len(p)}, func() error { return whole(f.File.WriteAt(p, off)) })
+	err := f.d.do(&step{verb: "overwrite", path: f.path, off: off, n: len(p)}, func() error { return whole(f.File.WriteAt(p, off)) })
 	if err != nil {
 		return 0, err
 	}

@@ -12,7 +12,8 @@ import (
 
 var (
 	simSeed = flag.Uint64("sim-seed", 1, "seed of the simulations")
-	simCuts = flag.Int("sim-cuts", 0, "power cuts; 0 means 4,000, and 20 with -short")
+	simCuts = flag.Int("sim-cuts", 0, "power cuts; 0 means 3,000, and 20 with -short")
+	simAll  = flag.Bool("sim-all", false, "every call and every position, not some of them")
 )
 
 const cutsOfWorld = 20
@@ -24,7 +25,7 @@ func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	total := *simCuts
 	if total == 0 {
-		total = 4000
+		total = 3000
 		if testing.Short() {
 			total = 20
 		}
