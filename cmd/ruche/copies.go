@@ -167,8 +167,8 @@ func (a *app) metadataTransferCommand() *cobra.Command {
 	return a.copyChange(&cobra.Command{
 		Use:   "transfer STORE",
 		Short: "Have other copies of the metadata lead what this one leads",
-		Long: `Moves leadership of all groups from the copy STORE to others, for example before
-its device is worked on. STORE is its number, id or path in "ruche metadata status".`,
+		Long: `Moves leadership of all groups from the copy STORE to others for ten minutes, for
+example before its device is worked on. STORE is its number, id or path in "ruche metadata status".`,
 		Example: `  ruche metadata transfer 1`,
 		Args:    needs("STORE"),
 	}, false, func(ctx context.Context, client *admin.Client, args []string) (*admin.Metadata, error) {

@@ -126,7 +126,7 @@ func (c *core) move(m *member, to uint64) {
 // only while there is nothing else to be done about the group.
 func (c *core) balance() {
 	every := uint64(max(c.limits.BalanceTicks, 0))
-	if every == 0 || (c.ticks+c.replica)%every != 0 || c.slow || c.full {
+	if every == 0 || (c.ticks+c.replica)%every != 0 || c.tired() {
 		return
 	}
 	own := c.load(c.replica)

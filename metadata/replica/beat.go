@@ -56,7 +56,7 @@ func (c *core) beats() {
 		p := c.peers[id]
 		b := &Beat{
 			Session: c.session, Version: c.version, Failed: c.stopped != nil,
-			Slow: c.slow, Full: c.full, Sync: c.sync, Wake: p.wake, Hashes: hashes,
+			Slow: c.slow || c.ticks < c.resting, Full: c.full, Sync: c.sync, Wake: p.wake, Hashes: hashes,
 		}
 		p.wake = nil
 		for _, m := range c.groups {

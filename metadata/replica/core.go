@@ -72,6 +72,7 @@ type core struct {
 	stopped error
 
 	slowUntil uint64        // tick, 0 while the log keeps up
+	resting   uint64        // tick until which the store is to lead nothing
 	sync      time.Duration // of writes of the log, on average
 	laggard   int           // rises while the others are much faster
 }

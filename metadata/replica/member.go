@@ -123,7 +123,7 @@ func (c *core) tick(m *member) {
 	c.compareAtTimes(m)
 	c.offerRepairs(m)
 	c.inquire(m)
-	if m.quiet && (!c.allAlive(m) || (c.full || c.slow) && c.hasSuccessor(m)) {
+	if m.quiet && (!c.allAlive(m) || c.tired() && c.hasSuccessor(m)) {
 		m.wake()
 	}
 	if m.quiet {
@@ -162,7 +162,7 @@ func (c *core) campaign(m *member) {
 func (c *core) newTimeout(m *member) {
 	m.heard = 0
 	m.timeout = c.limits.ElectionTicks + c.rand.IntN(c.limits.ElectionTicks)
-	if c.slow || c.full || m.damaged {
+	if c.tired() || m.damaged {
 		m.timeout += c.limits.ElectionTicks
 	}
 }
@@ -226,7 +226,7 @@ func (c *core) handOver(m *member) {
 	} else if m.behind > 0 {
 		m.behind--
 	}
-	if m.behind < behindTicks && !c.slow && !c.full && !m.damaged {
+	if m.behind < behindTicks && !c.tired() && !m.damaged {
 		return
 	}
 	to := c.heir(c.heirs(m))

@@ -149,9 +149,15 @@ func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*ad
 		if len(others) == 0 {
 			return conflict("no other copy can lead: see \"ruche metadata status\"")
 		}
+		if err := e.Rest(ctx, s.Replica, transferRest); err != nil {
+			return err
+		}
 		return transfer(ctx, e, s.Replica, others)
 	})
 }
+
+// transferRest is how long a copy leads nothing after that was asked for.
+const transferRest = 10 * time.Minute
 
 // transferPatience is how long groups may take to change their leaders.
 const transferPatience = 5 * time.Second
