@@ -34,9 +34,11 @@ func (s *scan) judge(ctx context.Context, group uint32, b *bucket, entries []man
 			live[i] = e.Order > now.Order || own.settingsCount(e)
 		case e.Kind == manifest.KindBucket:
 			live[i] = own.rowCounts(e)
-		case e.Order > now.Order || current != 0 && e.Order > current:
+		case e.Order > now.Order:
 			live[i] = true // later than this state: it is not for us to judge
 		case current != 0:
+			// What is later than the current version and not than the state is
+			// of changes that a recovery has not found.
 			live[i] = e.Kind == manifest.KindVersion && e.Order == current
 		case e.Kind == manifest.KindVersion:
 			s.tombs.kill(keys[i], e.Order)

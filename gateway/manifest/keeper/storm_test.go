@@ -379,6 +379,42 @@ func TestLaterHistoryIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestChangesThatARecoveryHasNotFound: a drive that was lost comes back with the
+// last changes before the loss. The recovered state has gone on without them for
+// long, and what they name is freed: they must not count in another recovery.
+func TestChangesThatARecoveryHasNotFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{})
+	b := w.bucket("b", 1)
+	w.put(b, "changed", 0)
+	w.put(b, "deleted", 0)
+	order := w.head(1)
+	for range 3 {
+		w.put(b, "other", 0)
+	}
+	w.must(w.drain())
+	w.must(w.tend())
+	version := metadata.Version{Order: order + 1, Null: true, Part: &metadata.Part{Number: 1, ID: metadata.PartID{4}}}
+	lost := []manifest.Manifest{
+		{Kind: manifest.KindVersion, Key: "changed", Order: version.Order, Version: &version},
+		{Kind: manifest.KindTombstone, Key: "deleted", Order: order + 1},
+	}
+	s, err := w.k.newSink(1, w.row(1).Version, w.ids[:1])
+	w.must(err)
+	bucket, err := w.k.bucket(t.Context(), b.ID)
+	w.must(err)
+	for i := range lost {
+		entries, err := manifest.Encode(&lost[i])
+		w.must(err)
+		w.must(s.add(t.Context(), bucket, entries))
+	}
+	_, err = s.close(t.Context())
+	w.must(err)
+	w.settle()
+	w.check(b, w.ids...)
+	w.exact(b)
+}
+
 // TestADriveThatComesBack has a record that is almost all alive, and kills what
 // is in it while the drive that holds it is away. Once the drive is full again
 // it must not bring anything back, even alone.
