@@ -67,7 +67,13 @@ func TestForceAfterLosingTheMajority(t *testing.T) {
 	if _, err := force(t, c, yes); err == nil || !strings.Contains(err.Error(), "majority") {
 		t.Errorf("force once more: %v", err)
 	}
-	// The lost copies come back, and are not used again.
+	// A start says nothing of lost copies that stay away; those that come back are
+	// not used again.
+	said := new(lines)
+	closed(t, openedWith(t, c, func(o *Options) { o.Log = said.log() }))
+	if text := said.String(); strings.Contains(text, "set aside") {
+		t.Errorf("a copy that is not there was set aside: %s", text)
+	}
 	rename(t, filepath.Join(away, "d3"), filepath.Join(dir, "d3", "meta"))
 	p := opened(t, c)
 	m := await(t, p, "it goes on alone", well(1))

@@ -358,6 +358,9 @@ func (p *process) checkStrays(list *storeList, all []found) error {
 				"restore the newest state directory; or, if there is none, move metadata.json and metadata/ of the state directory away: " +
 					"\"ruche recover\" takes over the copies on the drives, and loses nothing if a majority of them is there", nil}
 		case slices.Contains(list.Lost, m.Replica):
+			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+				continue // it has not come back
+			}
 			p.Log.Warn("a copy of the metadata that was given up is set aside", "path", dir, "replica", m.Replica)
 			if err := setAside(dir, m.Replica); err != nil {
 				p.Log.Error("it stays", "path", dir, "err", err)
