@@ -34,7 +34,7 @@ func TestJudge(t *testing.T) {
 		}
 		s.Repair.CollectionOff = d.HasArg("collection-off")
 		s.Metadata = metadataOf(t, d)
-		for _, state := range []admin.DriveState{admin.DriveAbsent, admin.DriveFenced, admin.DriveFull} {
+		for _, state := range []admin.DriveState{admin.DriveAbsent, admin.DriveFenced, admin.DriveFull, admin.DriveSlow} {
 			if d.HasArg(string(state)) {
 				s.Drives = append(s.Drives, admin.Drive{Path: "/srv/d1", State: state, Reason: "the reason"})
 			}
