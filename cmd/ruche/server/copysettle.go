@@ -18,7 +18,10 @@ func (k *copyKeeper) watch(ctx context.Context, e *replica.Replicated) {
 	left := 0
 	var last error
 	for _, s := range e.Status(ctx) {
-		switch {
+		// A directory that goes while it is used fails its copy in some way.
+		switch missing := errors.Is(s.Err, fs.ErrNotExist); {
+		case missing:
+			last = s.Err
 		case errors.Is(s.Err, metadata.ErrUnavailable):
 			last = s.Err
 			continue
@@ -27,7 +30,9 @@ func (k *copyKeeper) watch(ctx context.Context, e *replica.Replicated) {
 			continue
 		}
 		if _, err := os.Stat(s.Dir); !errors.Is(err, fs.ErrNotExist) {
-			left++
+			if s.Err == nil {
+				left++
+			}
 			continue
 		}
 		k.log.Error("the directory of a copy of the metadata has gone", "path", s.Dir, "replica", s.Replica)
