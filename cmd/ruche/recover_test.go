@@ -215,6 +215,9 @@ func TestRecoverTheDrill(t *testing.T) {
 	}
 
 	s = start(t, state, o)
+	if strings.Contains(s.ok("status"), "Nobody has shown yet") {
+		t.Error("status does not know that the recovery code was typed")
+	}
 	for _, path := range paths {
 		if diff := cmp.Diff(before[path], s.look(user, secret, path)); diff != "" {
 			t.Errorf("%s: %s", path, diff)

@@ -194,7 +194,9 @@ func (r *recoverer) findKeyring(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+	_, err = os.Stat(path)
+	lost := errors.Is(err, fs.ErrNotExist)
+	if lost {
 		code, err := r.o.Code()
 		if err != nil {
 			return err
@@ -204,8 +206,12 @@ func (r *recoverer) findKeyring(context.Context) error {
 		}
 		r.Log.Info("keyring restored", "path", path)
 	}
-	r.ring, err = openKeyring(path, r.id.Cluster, r.Now, r.Log)
-	return err
+	if r.ring, err = openKeyring(path, r.id.Cluster, r.Now, r.Log); err != nil || !lost {
+		return err
+	}
+	r.ring.changing.Lock()
+	defer r.ring.changing.Unlock()
+	return r.ring.verified(r.ring.current()) // whoever typed the code has it
 }
 
 // openAll opens the drives that are there. Nothing is stored or freed on them,
