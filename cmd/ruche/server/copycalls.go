@@ -140,14 +140,9 @@ func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*ad
 		if err != nil {
 			return err
 		}
-		var others []uint64
-		for i := range m.Stores {
-			if o := &m.Stores[i]; o.Replica != s.Replica && o.Role == admin.CopyVoter && o.Health == admin.CopyOK {
-				others = append(others, o.Replica)
-			}
-		}
+		others := successors(m, s.Replica)
 		if len(others) == 0 {
-			return conflict("no other copy can lead: see \"ruche metadata status\"")
+			return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Message: "no other copy can lead", Remedy: "see \"ruche metadata status\""}
 		}
 		if err := e.Rest(ctx, s.Replica, transferRest); err != nil {
 			return err
@@ -156,11 +151,27 @@ func (c *control) TransferCopy(ctx context.Context, req *admin.CopyRequest) (*ad
 	})
 }
 
+// successors are the copies that may lead what one does: those that are well or,
+// if none is, those that are only slow.
+func successors(m *admin.Metadata, from uint64) (ids []uint64) {
+	for _, health := range []admin.CopyHealth{admin.CopyOK, admin.CopySlow} {
+		for i := range m.Stores {
+			if s := &m.Stores[i]; s.Replica != from && s.Role == admin.CopyVoter && s.Health == health {
+				ids = append(ids, s.Replica)
+			}
+		}
+		if len(ids) > 0 {
+			break
+		}
+	}
+	return ids
+}
+
 // transferRest is how long a copy leads nothing after that was asked for.
 const transferRest = 10 * time.Minute
 
 // transferPatience is how long groups may take to change their leaders.
-const transferPatience = 5 * time.Second
+const transferPatience = 10 * time.Second
 
 // transfer has others lead what one copy leads, and waits for that.
 func transfer(ctx context.Context, e *replica.Replicated, from uint64, others []uint64) error {

@@ -108,3 +108,22 @@ func TestMissingCopies(t *testing.T) {
 		t.Errorf("missing: %q, want %q", got, want)
 	}
 }
+
+// TestSuccessors are slow only if no other copy is well.
+func TestSuccessors(t *testing.T) {
+	t.Parallel()
+	m := &admin.Metadata{Stores: []admin.CopyState{
+		{Replica: 1, Role: admin.CopyVoter, Health: admin.CopyOK}, {Replica: 2, Role: admin.CopyVoter, Health: admin.CopySlow},
+		{Replica: 3, Role: admin.CopyLearner, Health: admin.CopyOK}, {Replica: 4, Role: admin.CopyVoter, Health: admin.CopyFull},
+	}}
+	if got := successors(m, 2); !slices.Equal(got, []uint64{1}) {
+		t.Errorf("successors of 2: %v", got)
+	}
+	if got := successors(m, 1); !slices.Equal(got, []uint64{2}) {
+		t.Errorf("successors of 1: %v", got)
+	}
+	m.Stores[1].Health = admin.CopyFailed
+	if got := successors(m, 1); len(got) > 0 {
+		t.Errorf("successors of 1 without another one: %v", got)
+	}
+}
