@@ -19,7 +19,7 @@ import (
 // of the store that hang end with the process.
 type fenceFS struct {
 	vfs.FS
-	armed  atomic.Bool // not while the store is opened or closed: then errors are returned
+	armed  atomic.Bool // not while the store is opened: then errors are returned
 	fail   func(error)
 	failed func() error
 	// relieve makes room after an error and reports whether a write that got

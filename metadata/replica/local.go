@@ -207,9 +207,14 @@ func (l *Local) Close() error {
 	if failed := l.failed(); failed != nil {
 		return fmt.Errorf("replica: close: %w", failed)
 	}
-	l.fs.armed.Store(false)
-	err = errors.Join(err, l.pub.snap.Close(), l.db.Close())
-	l.cache.Unref()
+	closed := make(chan error, 1)
+	go func() { closed <- errors.Join(err, l.pub.snap.Close(), l.db.Close()) }()
+	select {
+	case err = <-closed:
+		l.cache.Unref()
+	case <-l.fenced:
+		err = l.failed()
+	}
 	if err != nil {
 		return fmt.Errorf("replica: close: %w", err)
 	}

@@ -428,12 +428,25 @@ func (s *Store) Close() error {
 }
 
 // Abandon closes the store without making durable what was only applied, as
-// a loss of power would: it is applied again from the log.
+// a loss of power would: it is applied again from the log. If the device fails
+// meanwhile, it returns why, and what hangs ends with the process.
 func (s *Store) Abandon() error {
-	s.fs.armed.Store(false)
-	s.discardViews()
-	err := errors.Join(s.db.Close(), s.log.Close())
-	s.cache.Unref()
+	if err := s.Failed(); err != nil {
+		return fmt.Errorf("replica: close %s: %w", s.dir, err)
+	}
+	// Writes that fail still do not return: Pebble would end the process.
+	closed := make(chan error, 1)
+	go func() {
+		s.discardViews()
+		closed <- errors.Join(s.db.Close(), s.log.Close())
+	}()
+	var err error
+	select {
+	case err = <-closed:
+		s.cache.Unref()
+	case <-s.fenced:
+		err = s.Failed()
+	}
 	if err != nil {
 		return fmt.Errorf("replica: close %s: %w", s.dir, err)
 	}
