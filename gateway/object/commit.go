@@ -31,7 +31,8 @@ func (e *Engine) propose(ctx context.Context, cmd *metadata.Command) (*metadata.
 
 // proposeOnly commits cmd and repeats it with the same request id while its
 // outcome is unknown. It gives cmd a request id. Once it was sent, ctx no
-// longer ends it: only Options.CommitTimeout does.
+// longer ends it: only Options.CommitTimeout does, and the end of the engine if
+// the outcome is still unknown then.
 func (e *Engine) proposeOnly(ctx context.Context, cmd *metadata.Command) (*metadata.Result, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
@@ -63,6 +64,9 @@ func (e *Engine) proposeOnly(ctx context.Context, cmd *metadata.Command) (*metad
 			return nil, fmt.Errorf("%w: %w: %w", ErrFull, errNotSent, err)
 		default:
 			return result, err
+		}
+		if errors.Is(context.Cause(ctx), errClosed) {
+			return nil, err
 		}
 		e.counters.commitRetries.Add(1)
 		select {

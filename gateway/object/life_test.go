@@ -241,6 +241,36 @@ func TestOutcomeNeverKnown(t *testing.T) {
 	}
 }
 
+// TestCommitsEndWithTheEngine: what belongs to the engine does not hold its end
+// up while nobody knows the outcome; a client that has gone changes nothing.
+func TestCommitsEndWithTheEngine(t *testing.T) {
+	t.Parallel()
+	for cause, tries := range map[error]int{errClosed: 1, context.Canceled: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, setup{})
+			b, err := w.bucket(t.Context(), "b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancelCause(t.Context())
+			defer stop(nil)
+			n := 0
+			w.meta.set(func(*metadata.Command, func() (*metadata.Result, error)) (*metadata.Result, error) {
+				stop(cause)
+				if n++; n < 3 {
+					return nil, metadata.ErrUnknownOutcome
+				}
+				return nil, metadata.ErrPreconditionFailed
+			})
+			_, err = w.proposeOnly(ctx, &metadata.Command{Kind: metadata.KindClock, Version: metadata.CommandVersion, Group: b.row.Group})
+			w.meta.set(nil)
+			if n != tries || err == nil || (cause == errClosed) != errors.Is(err, metadata.ErrUnknownOutcome) {
+				t.Errorf("%v: %d tries, %v; want %d", cause, n, err, tries)
+			}
+		})
+	}
+}
+
 // TestStaleSettings changes the settings behind the engine's back.
 func TestStaleSettings(t *testing.T) {
 	t.Parallel()
