@@ -154,6 +154,9 @@ type Limits struct {
 	// the state holds them durably, for members that were away for a moment.
 	// Zero means 2,048.
 	KeepEntries uint64
+	// KeepBytes is how much these entries of all groups together take at most,
+	// each group its share of the log. Zero means 4 MiB.
+	KeepBytes int64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -177,6 +180,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.KeepEntries == 0 {
 		l.KeepEntries = 2048
+	}
+	if l.KeepBytes == 0 {
+		l.KeepBytes = 4 << 20
 	}
 	return l
 }

@@ -24,8 +24,16 @@ const (
 // Floors returns, for each group, the position below which no member needs
 // the log of this store.
 func (c *core) Floors() (floors [groupCount]uint64) {
+	all := int64(1)
+	for _, m := range c.groups {
+		all += m.storage.Bytes()
+	}
 	for g, m := range c.groups {
 		floors[g] = m.last - min(m.last, c.limits.KeepEntries)
+		if own := m.storage.Bytes(); own > 0 {
+			share := float64(c.limits.KeepBytes) * float64(own) / float64(all)
+			floors[g] = max(floors[g], m.storage.Tail(int64(share)))
+		}
 		if m.role != raft.StateLeader {
 			continue
 		}
@@ -88,6 +96,14 @@ func (s *Store) Trim(floors [groupCount]uint64) error {
 	}
 	return s.Cut(marks)
 }
+
+// Fresh returns about how many bytes the log has written since the last Turn.
+func (s *Store) Fresh() uint64 { return s.log.Fresh() }
+
+// Turn has what the log holds in memory brought to tables, without waiting for
+// it. Whoever drives a store does so when Fresh has grown, after a Flush of the
+// state and a Cut: then little is left to be brought.
+func (s *Store) Turn() error { return s.guard(s.log.Turn) }
 
 // durable reads a store as a loss of power would leave it.
 type durable struct{ db *pebble.DB }

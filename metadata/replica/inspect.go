@@ -31,8 +31,8 @@ func (s *Store) View(group uint32, read func(v state.View, position uint64) erro
 	return read(state.NewView(v.snap), v.applied[group])
 }
 
-// Flush makes durable what was applied, so that the log may be cut of it. It is
-// called by the goroutine that applies.
+// Flush makes durable what was applied, so that the log may be cut of it.
+// Commands may be applied meanwhile. It must have returned before Close.
 func (s *Store) Flush() error { return s.guard(s.db.Flush) }
 
 // Settle waits until nothing happens in the store's background, so that a

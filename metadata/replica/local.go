@@ -90,7 +90,7 @@ func Open(dir string, o Options) (*Local, error) {
 		dir:   dir,
 		opts:  o,
 		life:  newGate(),
-		cache: pebble.NewCache(o.CacheBytes),
+		cache: o.newCache(),
 		space: newSpace(dir, o),
 		stamps: newStamper(o.Now, func(wall, expected time.Time) {
 			o.Logger.Warn("the clock has jumped; changes keep the time that passed until the next start",

@@ -39,8 +39,8 @@ type Options struct {
 	// CacheBytes is the size of the block cache. Zero means 64 MiB.
 	CacheBytes int64
 
-	// MemTableBytes is the size of one memtable; up to four are in memory.
-	// Zero means 16 MiB.
+	// MemTableBytes is the size of one memtable. Two are in memory while the
+	// store is busy, four at most. Zero means 16 MiB.
 	MemTableBytes uint64
 
 	// QueueLength is how many proposals may wait. More are refused with
@@ -140,6 +140,12 @@ func (o Options) checkVersions(v state.View) error {
 		}
 	}
 	return nil
+}
+
+// newCache makes the block cache of a store. Pebble takes memtables off its
+// size: two of them would leave nothing of a small one.
+func (o Options) newCache() *pebble.Cache {
+	return pebble.NewCache(o.CacheBytes + 2*int64(o.MemTableBytes))
 }
 
 // pebbleOptions returns the options of the store. fail is called for whatever

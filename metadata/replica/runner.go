@@ -39,7 +39,7 @@ type runner struct {
 	sends      sync.WaitGroup // goroutines that send snapshots
 	sending    chan struct{}  // a place for each of them
 	hashing    chan struct{}  // the place of the comparison that reads its rows
-	trimming   atomic.Bool
+	trimming   atomic.Bool    // a trim is planned or under way
 	receiving  receptions
 	full       atomic.Bool  // no room for commands that add
 	syncing    atomic.Int64 // nanoseconds that a write of the log takes, on average of the newest
@@ -49,10 +49,11 @@ type runner struct {
 	rootVoters atomic.Int32
 }
 
-// applyJob is what the applying goroutine does: one of both.
+// applyJob is what the applying goroutine does: a work or a trim.
 type applyJob struct {
 	work *ApplyWork
 	trim *[groupCount]uint64
+	turn bool // after the trim
 }
 
 // closePatience is how long the end of a store waits for its device.
@@ -145,6 +146,7 @@ func (r *runner) decide() {
 			r.store.Tick()
 			r.observe()
 			r.trim(n)
+			r.turn()
 			n++
 		case <-r.mail.wake:
 			r.open(r.mail.take())
@@ -297,7 +299,11 @@ func (r *runner) write() {
 func (r *runner) change() {
 	for j := range r.applies {
 		if j.trim != nil {
-			if err := r.store.Trim(*j.trim); err != nil {
+			err := r.store.Trim(*j.trim)
+			if j.turn && err == nil {
+				err = r.store.Turn()
+			}
+			if err != nil {
 				r.engine.opts.Logger.Warn("command log is not cut", "store", r.store.Dir(), "err", err)
 			}
 			r.trimming.Store(false)
@@ -342,6 +348,27 @@ func (r *runner) trim(n uint64) {
 	}
 	floors := r.store.Floors()
 	r.applies <- applyJob{trim: &floors}
+}
+
+// turn brings the state to its tables, and cuts the log of it, once enough was
+// written: entries then never leave the memory but for the write-ahead log.
+func (r *runner) turn() {
+	if r.store.Fresh() < r.store.opts.TurnBytes || !r.trimming.CompareAndSwap(false, true) {
+		return
+	}
+	r.sends.Go(func() {
+		err := r.store.Flush()
+		planned := err == nil && r.mail.call(func(s *Store) {
+			if s == nil {
+				return // closed
+			}
+			floors := s.Floors()
+			r.applies <- applyJob{trim: &floors, turn: true}
+		})
+		if !planned {
+			r.trimming.Store(false)
+		}
+	})
 }
 
 // watchSpace is the goroutine that looks at the free space, which may take as

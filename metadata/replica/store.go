@@ -91,8 +91,13 @@ type StoreOptions struct {
 	// with commandlog.ErrForeign. What is zero in it is not compared.
 	Want commandlog.Identity
 
+	// TurnBytes is after how many bytes of the log whoever drives the store
+	// brings the state to its tables and cuts the log. About four times as much
+	// is in memory while it is busy. Zero means 8 MiB.
+	TurnBytes uint64
+
 	// LogMemTableBytes is the size of one memtable of the log; zero means
-	// 4 MiB.
+	// twice TurnBytes.
 	LogMemTableBytes uint64
 }
 
@@ -144,6 +149,12 @@ func (o StoreOptions) withDefaults(dir string) StoreOptions {
 	if o.Rand == nil {
 		o.Rand = cryptoRand()
 	}
+	if o.TurnBytes == 0 {
+		o.TurnBytes = 8 << 20
+	}
+	if o.LogMemTableBytes == 0 {
+		o.LogMemTableBytes = 2 * o.TurnBytes
+	}
 	return o
 }
 
@@ -164,7 +175,7 @@ func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	o = s.opts
 	s.space = newSpace(dir, o.Options)
 	s.fs = &fenceFS{FS: o.FS, fail: s.fail, failed: s.Failed, relieve: s.space.relieve}
-	s.cache = pebble.NewCache(o.CacheBytes)
+	s.cache = o.newCache()
 	if err := s.open(); err != nil {
 		s.cache.Unref()
 		return nil, fmt.Errorf("replica: open %s: %w", dir, err)

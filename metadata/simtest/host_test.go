@@ -470,7 +470,9 @@ func (h *host) tend() {
 		marks[g] -= min(marks[g], uint64(h.r.IntN(20)))
 	}
 	h.counts.cuts++
-	h.write(true, func() error { return h.store.Cut(marks) })
+	if h.write(true, func() error { return h.store.Cut(marks) }) && h.chance(50) {
+		h.write(true, h.store.Turn)
+	}
 }
 
 func (h *host) String() string { return fmt.Sprintf("store %d in place %d", h.id, h.slot) }

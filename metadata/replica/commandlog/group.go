@@ -114,6 +114,19 @@ func (g *Group) Bytes() int64 {
 	return g.bytes
 }
 
+// Tail returns the position behind which the newest entries take no more than
+// so many bytes as they are stored.
+func (g *Group) Tail(bytes int64) uint64 {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	n := len(g.sizes)
+	for n > 0 && bytes >= int64(g.sizes[n-1]) {
+		n--
+		bytes -= int64(g.sizes[n])
+	}
+	return g.start.index + uint64(n)
+}
+
 // Installing returns the mark of a snapshot that is being installed.
 func (g *Group) Installing() (Installing, bool) {
 	g.mu.RLock()

@@ -27,6 +27,7 @@ type Log struct {
 	failure atomic.Pointer[error]
 
 	counts struct{ appends, syncs, entries, bytes atomic.Uint64 }
+	turned atomic.Uint64 // counts.bytes at the last Turn
 }
 
 // Start is where the log of a group begins when it is made.
@@ -222,6 +223,25 @@ func (l *Log) Cut(group uint32, upto uint64) error {
 	}
 	g.cut(s)
 	return nil
+}
+
+// Fresh returns about how many bytes were written since the last Turn, or since
+// the log was opened.
+func (l *Log) Fresh() uint64 { return l.counts.bytes.Load() - l.turned.Load() }
+
+// Turn has what was written since the last one brought from memory to tables,
+// and does not wait for it. What was cut by then never gets there: a log that
+// turns shortly after it was cut writes most entries once, to its write-ahead
+// log, and no more.
+func (l *Log) Turn() error {
+	if err := l.failed(); err != nil {
+		return err
+	}
+	l.turned.Store(l.counts.bytes.Load())
+	if _, err := l.db.AsyncFlush(); err != nil {
+		l.fail(fmt.Errorf("commandlog: turn: %w", err))
+	}
+	return l.failed()
 }
 
 // setRow stores or, with a nil value, drops a row, synced, and then calls done.

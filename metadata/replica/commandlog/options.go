@@ -41,6 +41,11 @@ type Options struct {
 // formatVersion is the format of Pebble's files, that of the state's store.
 const formatVersion = pebble.FormatMajorVersion(20)
 
+// l0Tables is twice the number of tables that may lie over each other before
+// they are put together: many, because the log is read when it is opened and
+// hardly ever after, and because they are soon cut.
+const l0Tables = 24
+
 // blockCacheBytes is small: what is read again is in the entry cache.
 const blockCacheBytes = 1 << 20
 
@@ -69,6 +74,8 @@ func (o Options) pebbleOptions(fatal func(error)) *pebble.Options {
 		CacheSize:                   blockCacheBytes,
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       l0Tables,
+		L0StopWritesThreshold:       4 * l0Tables,
 		FormatMajorVersion:          formatVersion,
 		Logger:                      storeLogger{log: o.Logger, fatal: fatal},
 		EventListener: &pebble.EventListener{

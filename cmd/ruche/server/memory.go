@@ -1,0 +1,25 @@
+package server
+
+import "syscall"
+
+// memory is how many bytes the process may use: memory-limit, or else what the
+// machine has. It is 0 if that is not known.
+func (p *process) memory() uint64 {
+	if p.c.MemoryLimit > 0 {
+		return uint64(p.c.MemoryLimit)
+	}
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return uint64(info.Totalram) * uint64(info.Unit)
+}
+
+// turnBytes is how much a copy of the metadata writes to its log between two
+// turns. It holds about five times as much in memory while it is busy, so all
+// copies together take no more than about a tenth of the memory there is. Larger
+// turns save little above the upper bound.
+func turnBytes(memory uint64, copies int) uint64 {
+	const least, most = 2 << 20, 16 << 20
+	return min(max(memory/50/uint64(copies), least), most)
+}
