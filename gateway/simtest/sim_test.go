@@ -33,18 +33,19 @@ func TestPowerCuts(t *testing.T) {
 	// A start with 12 drives costs four times as much as one with three.
 	for _, shape := range []struct {
 		drives int
+		copies int // of the metadata
 		share  int // of the cuts, in a hundred
-	}{{1, 10}, {3, 45}, {6, 40}, {12, 5}} {
-		t.Run(fmt.Sprint(shape.drives), func(t *testing.T) {
+	}{{1, 1, 10}, {3, 1, 42}, {6, 1, 40}, {12, 1, 5}, {3, 3, 3}} {
+		t.Run(fmt.Sprintf("%d-%d", shape.drives, shape.copies), func(t *testing.T) {
 			t.Parallel()
 			p := smallPlan(shape.drives)
-			p.spare = shape.drives == 3
+			p.spare, p.copies = shape.drives == 3, shape.copies
 			image := newImage(t, p)
 			began := time.Now()
 			var cuts, looks, quiet, revived, late, rotten atomic.Int64
 			want := total * shape.share / 100
 			for n := 0; int(cuts.Load()) < want; n++ {
-				seed := *simSeed<<32 + uint64(shape.drives)<<24 + uint64(n)
+				seed := *simSeed<<32 + uint64(shape.drives)<<24 + uint64(shape.copies)<<20 + uint64(n)
 				synctest.Test(t, func(t *testing.T) {
 					w, first := newWorld(p, image, seed)
 					err := w.run(t.Context(), first, min(cutsOfWorld, want))
@@ -62,8 +63,8 @@ func TestPowerCuts(t *testing.T) {
 					break
 				}
 			}
-			t.Logf("seed %d: %s on %d drives, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %d bytes rotten, %.0f cuts/s",
-				*simSeed, p.scheme, p.drives, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), rotten.Load(), float64(cuts.Load())/time.Since(began).Seconds())
+			t.Logf("seed %d: %s on %d drives, metadata %d times, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %d bytes rotten, %.0f cuts/s",
+				*simSeed, p.scheme, p.drives, p.copies, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), rotten.Load(), float64(cuts.Load())/time.Since(began).Seconds())
 		})
 	}
 }
