@@ -47,11 +47,21 @@ exist are left alone. The exit code is 1 if something is missing.`,
 			return err
 		}
 		if !report.Complete {
-			return errors.New("something is missing; see above")
+			return incomplete(report)
 		}
 		return nil
 	}
 	return c
+}
+
+// incomplete words what a recovery means that may not have brought back
+// everything.
+func incomplete(r *server.RecoverReport) error {
+	if r.Lost+r.Unopened > 0 || len(r.UnknownBucket)+len(r.Renamed) > 0 || !r.Tables {
+		return errors.New("something is missing; see above")
+	}
+	return errors.New("something may be missing: more drives are missing or damaged than may be lost at a time; " +
+		"if there are others, mount them, move the metadata away and recover again before you start the server")
 }
 
 // recover runs a recovery and shows its progress.

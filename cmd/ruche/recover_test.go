@@ -354,7 +354,7 @@ func TestRecoverToldWhatIsMissing(t *testing.T) {
 		}
 	}
 	exit, out, errs := s.command("", "recover")
-	if exit != exitFailure || strings.Count(out, "is missing") != 3 || !strings.Contains(errs, "something is missing") {
+	if exit != exitFailure || strings.Count(out, "is missing") != 3 || !strings.Contains(errs, "something may be missing") {
 		t.Errorf("exit code %d\n%s%s", exit, out, errs)
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "metadata")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,22 +181,38 @@ func (c *Collection) each(ctx context.Context, d *Drive, typ metadata.RecordType
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		c.damaged(d, err)
+		c.damaged(d, typ, err)
 	}
 	return nil
 }
 
+// recordNames name what a type of records tells of.
+var recordNames = map[metadata.RecordType]string{
+	metadata.RecordManifest: "manifests", metadata.RecordRoot: "tables of the root",
+	metadata.RecordAccount: "accounts", metadata.RecordBucket: "buckets",
+}
+
 // damaged notes that something of a drive could not be read.
-func (c *Collection) damaged(d *Drive, err error) {
+func (c *Collection) damaged(d *Drive, typ metadata.RecordType, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.o.Log.Error("some records of a drive cannot be read", "path", d.Path, "err", err)
-	for i := range c.report.Damaged {
-		if c.report.Damaged[i].Drive == d.Row.ID {
-			return
-		}
+	at := slices.IndexFunc(c.report.Damaged, func(o DamagedDrive) bool { return o.Drive == d.Row.ID })
+	if at < 0 {
+		at = len(c.report.Damaged)
+		c.report.Damaged = append(c.report.Damaged, DamagedDrive{Drive: d.Row.ID, Path: d.Path})
 	}
-	c.report.Damaged = append(c.report.Damaged, DamagedDrive{d.Row.ID, d.Path, err.Error()})
+	drive, name := &c.report.Damaged[at], recordNames[typ]
+	if typ != metadata.RecordRoot { // which every drive has
+		drive.Counts = true
+	}
+	if strings.Contains(drive.Reason, name+": ") {
+		return
+	}
+	if drive.Reason != "" {
+		drive.Reason += "; "
+	}
+	drive.Reason += name + ": " + err.Error()
 }
 
 // readRecords reads the root tables, accounts and buckets of a drive.
@@ -206,7 +223,7 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 			return fmt.Errorf("%w: %w", ErrNewer, err)
 		}
 		if err != nil {
-			c.damaged(d, err)
+			c.damaged(d, metadata.RecordRoot, err)
 			return nil
 		}
 		for i := range r.Accounts {
@@ -223,7 +240,7 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 	err = c.each(ctx, d, metadata.RecordAccount, func(rec *metadata.Record, payload []byte) error {
 		row, err := manifest.ParseAccount(payload)
 		if err != nil {
-			c.damaged(d, err)
+			c.damaged(d, metadata.RecordAccount, err)
 			return nil
 		}
 		c.noteAccount(accountRow{row: *row, rank: rankRecord, epoch: rec.Epoch})
@@ -235,7 +252,7 @@ func (c *Collection) readRecords(ctx context.Context, d *Drive) error {
 	return c.each(ctx, d, metadata.RecordBucket, func(rec *metadata.Record, payload []byte) error {
 		row, err := manifest.ParseBucket(payload)
 		if err != nil {
-			c.damaged(d, err)
+			c.damaged(d, metadata.RecordBucket, err)
 			return nil
 		}
 		c.noteBucket(rec, row)

@@ -40,7 +40,8 @@ type fakeDrive struct {
 	id      topology.DriveID
 	records []record
 	shards  []metadata.StoredShard
-	damaged error // told at the end of every listing
+	damaged error               // told at the end of every listing
+	only    metadata.RecordType // of these, unless it is 0
 }
 
 func (d *fakeDrive) Records(_ context.Context, typ metadata.RecordType, yield func(*metadata.Record, []byte) error) error {
@@ -51,6 +52,9 @@ func (d *fakeDrive) Records(_ context.Context, typ metadata.RecordType, yield fu
 		if err := yield(&d.records[i].rec, slices.Clone(d.records[i].payload)); err != nil {
 			return err
 		}
+	}
+	if d.only != 0 && d.only != typ {
+		return nil
 	}
 	return d.damaged
 }

@@ -494,3 +494,33 @@ func TestProgress(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestDamagedDrives tells what is damaged on which drive. Tables of the root are
+// on every drive: damage to some of them loses nothing.
+func TestDamagedDrives(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		typ      metadata.RecordType
+		reason   string
+		complete bool
+	}{
+		{metadata.RecordRoot, "tables of the root: rot", true},
+		{metadata.RecordManifest, "manifests: rot", false},
+		{metadata.RecordBucket, "buckets: rot", false},
+		{0, "tables of the root: rot; accounts: rot; buckets: rot; manifests: rot", false},
+	} {
+		c := newCluster(t, 6)
+		c.putRoot()
+		b := c.bucket("bucket", true)
+		object := c.inline("k", order(10), "v")
+		b.put([]*manifest.Manifest{object})
+		for _, d := range c.drives[:3] {
+			d.damaged, d.only = errors.New("rot"), test.typ
+		}
+		l, report := recoverAll(t, c.options())
+		same(t, l, b, object)
+		if len(report.Damaged) != 3 || report.Damaged[1].Reason != test.reason || report.Complete() != test.complete {
+			t.Errorf("%+v, complete %v; want %q, %v", report.Damaged, report.Complete(), test.reason, test.complete)
+		}
+	}
+}

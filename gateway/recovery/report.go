@@ -77,6 +77,7 @@ type DamagedDrive struct {
 	Drive  topology.DriveID
 	Path   string
 	Reason string
+	Counts bool // others than tables of the root, which every drive has
 }
 
 // Renamed is a bucket whose name another one has.
@@ -95,6 +96,12 @@ const (
 // Complete reports whether everything is there that had a manifest: enough
 // drives were read, and nothing was left out.
 func (r *Report) Complete() bool {
+	damaged := 0
+	for i := range r.Damaged {
+		if r.Damaged[i].Counts {
+			damaged++
+		}
+	}
 	return r.Tables && r.LostCount == 0 && r.Unopened == 0 && len(r.Unknown) == 0 && len(r.Renamed) == 0 &&
-		len(r.Missing)+len(r.Damaged) <= r.Parity
+		len(r.Missing)+damaged <= r.Parity
 }
