@@ -25,9 +25,10 @@ unit: ## unit, datadriven and contract tests with the race detector
 long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
 	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts, 5,000 simulated clusters, 1,000 kill -9 1,000,000 checked calls with 1, 3 and 5 copies, power cuts of devices
+soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadata, 1,000 kill -9 1,000,000 checked calls with 1, 3 and 5 copies, power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
 	go test -count=1 -timeout 240m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$(date +%s) -sim-seeds=5000
+	RUCHE_DISASTERS=200 go test -count=1 -timeout 240m -run 'Disasters$$' ./gateway/object -disaster-seed=$$(date +%s)
 	$(MAKE) build
 	for n in 1 3 5; do \
 	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 240m -v ./conformance/kill || exit 1; \
