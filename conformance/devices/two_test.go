@@ -21,14 +21,15 @@ func TestTwoOfFive(t *testing.T) {
 		name   string
 		one    func(*Device) error
 		two    func(*Device) error
+		fails  int      // which of them has the I/O errors
 		health []string // of the second copy
 	}{
-		{"I/O errors and full", failing, full, []string{"full", "failed", "slow"}},
-		{"I/O errors and cut off", failing, cut, []string{"failed"}},
-		{"cut off and I/O errors", cut, failing, []string{"failed"}},
+		{"I/O errors and full", failing, full, first, []string{"full", "failed", "slow"}},
+		{"I/O errors and cut off", failing, cut, first, []string{"failed"}},
+		{"cut off and I/O errors", cut, failing, second, []string{"failed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := newMachine(t, "5", first, second)
+			m := newMachine(t, "5", c.fails)
 			m.await("five copies", well(5))
 			l := m.load(true)
 			l.pass("all devices", 2*time.Second)
