@@ -43,13 +43,10 @@ func (p *plan) gone() time.Duration {
 // were freed is looked up with all others, as every fourth scrub has it.
 func TestCollection(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := realPlan()
 	image := newImage(t, p)
-	worlds := 6
-	if testing.Short() {
-		worlds = 1
-	}
-	for n := range worlds {
+	for n := range 6 {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { collectFor(t, p, image, *simSeed<<16+uint64(n)) })
@@ -121,9 +118,7 @@ func collectFor(t *testing.T, p plan, image *vfs.MemFS, seed uint64) {
 // epochs pass and a collector looks for what nobody refers to.
 func TestLongUpload(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("the chunk of a long part has 64 MiB")
-	}
+	long(t)
 	p := realPlan()
 	image := newImage(t, p)
 	synctest.Test(t, func(t *testing.T) {
@@ -204,6 +199,7 @@ func (h *holding) Commit(ctx context.Context, cmd *metadata.Command) (*metadata.
 // of it stays.
 func TestCommitAfterAbort(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := realPlan()
 	image := newImage(t, p)
 	synctest.Test(t, func(t *testing.T) {

@@ -42,6 +42,7 @@ func (f *failing) before(s *step) error {
 // drive stays fenced until it was opened anew, however well its next syncs go.
 func TestFailedSync(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := smallPlan(6)
 	image := newImage(t, p)
 	calls := callsToFail(10)
@@ -64,12 +65,11 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
-// callsToFail returns which calls are to fail: the first 500, or with -short and
-// without -sim-all some of them, more of the early ones.
+// callsToFail returns which calls are to fail: the first 500, or without
+// -sim-all some of them, more of the early ones.
 func callsToFail(every int) (calls []int) {
 	for i := 1; i <= 500; i++ {
-		switch {
-		case *simAll, i%every == 0 && !testing.Short(), i < 20 && !testing.Short(), i == 7, i == 100:
+		if *simAll || i%every == 0 || i < 20 {
 			calls = append(calls, i)
 		}
 	}
@@ -157,6 +157,7 @@ func (s *store) fenced(path string) error {
 // is there after a power cut.
 func TestFailedMetadataSync(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := smallPlan(1)
 	image := newImage(t, p)
 	calls := callsToFail(20)
@@ -181,7 +182,7 @@ func failMetadataAt(t *testing.T, p plan, image *vfs.MemFS, verb string, i int) 
 	t.Helper()
 	f := &failing{n: int64(i), err: syscall.EIO, match: func(s *step) bool { return s.verb == verb && kindOf(s.path) == "metadata" }}
 	at := &site{plan: p, fs: image.CrashClone(vfs.CrashCloneCfg{}), seed: 15_000 + uint64(i), hooks: &disk{before: f.before}}
-	at.engine = func(o *object.Options) { o.CommitTimeout, o.Background = 50*time.Millisecond, nil }
+	at.engine = func(o *object.Options) { o.CommitTimeout, o.Background = 2*time.Second, nil }
 	f.off.Store(true)
 	s, err := at.open(t.Context())
 	if err != nil {

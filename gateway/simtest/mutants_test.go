@@ -399,9 +399,7 @@ func notSent() func(context.Context, object.Metadata, *metadata.Command) (*metad
 // package metadata/simtest.
 func TestMutants(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("bugs are planted without -short")
-	}
+	long(t)
 	all := mutants()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {

@@ -318,9 +318,7 @@ func (c *counter) play(ctx context.Context, a *act, image *vfs.MemFS) (*picture,
 // in the list and never come by fails the test.
 func TestCrashPoints(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("all points are too many with the race detector")
-	}
+	long(t)
 	image := newImage(t, pointPlan())
 	for _, a := range acts() {
 		t.Run(a.name, func(t *testing.T) {

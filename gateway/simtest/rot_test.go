@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -19,7 +20,7 @@ import (
 	"github.com/ruche-storage/ruche/metadata"
 )
 
-var rotObjects = flag.Int("sim-objects", 0, "objects that rot; 0 means 400, and 40 with -short")
+var rotObjects = flag.Int("sim-objects", 0, "objects that rot; 0 means 400")
 
 // rots are the ways in which files go bad at rest. Each damages one file, all
 // over or in one place.
@@ -214,13 +215,8 @@ func rotImage(t *testing.T, p plan, objects int) (fs, stale *vfs.MemFS, k *known
 // none is wrong.
 func TestRot(t *testing.T) {
 	t.Parallel()
-	objects := *rotObjects
-	if objects == 0 {
-		objects = 400
-		if testing.Short() {
-			objects = 40
-		}
-	}
+	long(t)
+	objects := cmp.Or(*rotObjects, 400)
 	p := smallPlan(6)
 	p.segment = 1 << 20 // a page of manifests must fit
 	fs, stale, k := rotImage(t, p, objects)

@@ -12,11 +12,20 @@ import (
 
 var (
 	simSeed = flag.Uint64("sim-seed", 1, "seed of the simulations")
-	simCuts = flag.Int("sim-cuts", 0, "power cuts; 0 means 3,000, and 20 with -short")
+	simCuts = flag.Int("sim-cuts", 0, "power cuts; 0 means 3,000, and 6 with -short")
 	simAll  = flag.Bool("sim-all", false, "every call and every position, not some of them")
 )
 
 const cutsOfWorld = 20
+
+// long leaves a test to the run without the race detector, in which a start of a
+// store takes ten times as long.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("whole stores are simulated without -short")
+	}
+}
 
 // TestPowerCuts is T-SIM of the reliability plan for a whole store: metadata,
 // drives and engine together lose nothing that was acknowledged, bring nothing
@@ -27,7 +36,7 @@ func TestPowerCuts(t *testing.T) {
 	if total == 0 {
 		total = 3000
 		if testing.Short() {
-			total = 20
+			total = 6
 		}
 	}
 	// A start with 12 drives costs four times as much as one with three.
@@ -44,6 +53,9 @@ func TestPowerCuts(t *testing.T) {
 			began := time.Now()
 			var cuts, looks, quiet, revived, late, rotten atomic.Int64
 			want := total * shape.share / 100
+			if testing.Short() && want == 0 {
+				t.Skip("left to the run without -short")
+			}
 			for n := 0; int(cuts.Load()) < want; n++ {
 				seed := *simSeed<<32 + uint64(shape.drives)<<24 + uint64(shape.copies)<<20 + uint64(n)
 				synctest.Test(t, func(t *testing.T) {

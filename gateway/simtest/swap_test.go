@@ -92,6 +92,7 @@ func copyDir(t *testing.T, from, to *vfs.MemFS, src, dst string) {
 // and never frees what it should not.
 func TestSwap(t *testing.T) {
 	t.Parallel()
+	long(t)
 	p := smallPlan(6)
 	image := newImage(t, p)
 	for name, test := range map[string]func(t *testing.T, w *swapped){
