@@ -240,7 +240,8 @@ func TestTablesOfTheRootAreWrittenAtOnce(t *testing.T) {
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if n := (d.puts - puts) / 6; n > 7 {
+		// What is changed while tables are written has them written once more.
+		if n := (d.puts - puts) / 6; n > 14 {
 			t.Errorf("written %d times in 6 s", n)
 		}
 		for range parallelGroups {

@@ -357,8 +357,8 @@ func TestLaterHistoryIsLeftAlone(t *testing.T) {
 	w.must(w.drain())
 	w.must(w.tend())
 	later := []manifest.Manifest{
-		{Kind: manifest.KindTombstone, Key: "k", Order: w.head(1) + 1_000_000},
-		{Kind: manifest.KindTombstone, Key: "other", Order: w.head(1) + 1_000_000},
+		{Kind: manifest.KindTombstone, Key: "k", Order: w.head(1) + 3600_000_000},
+		{Kind: manifest.KindTombstone, Key: "other", Order: w.head(1) + 3600_000_000},
 	}
 	s, err := w.k.newSink(1, w.row(1).Version, writersOf(w.row(1)))
 	w.must(err)
