@@ -3,6 +3,8 @@ package replica
 import (
 	"context"
 	"fmt"
+
+	"github.com/ruche-storage/ruche/metadata"
 )
 
 // Forget makes it durable, at every store of this process that runs, that a
@@ -12,14 +14,22 @@ import (
 // store that has gone.
 //
 // It is [ErrUnsettled] while a store that runs still counts the other one as a
-// member.
+// member. Stores that are to go, too, are not asked: once they are no members,
+// nobody tells them of what else changes.
 func (e *Replicated) Forget(ctx context.Context, replica uint64) error {
 	if err := e.enter(); err != nil {
 		return err
 	}
 	defer e.life.leave()
+	wish, err := e.Stores(ctx)
+	if err != nil {
+		return err
+	}
 	for _, r := range *e.runners.Load() {
 		if r.id() == replica || r.failed() != nil {
+			continue
+		}
+		if s := wish.Find(r.id()); s != nil && s.Role == metadata.StoreGone {
 			continue
 		}
 		done := make(chan error, 1)

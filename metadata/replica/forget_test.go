@@ -56,3 +56,19 @@ func TestForgetAMember(t *testing.T) {
 		t.Errorf("Forget of nobody: %v", err)
 	}
 }
+
+// TestForgetStoresThatGoTogether: of two that go at the same time, neither is
+// told any more that the other one has gone.
+func TestForgetStoresThatGoTogether(t *testing.T) {
+	t.Parallel()
+	e := listed(t, places(t, 3))
+	_, err := e.ChangeStores(t.Context(), func(table *metadata.StoreTable) error {
+		table.Find(2).Role, table.Find(3).Role = metadata.StoreGone, metadata.StoreGone
+		return nil
+	})
+	must(t, err)
+	settled(t, e)
+	for id := uint64(2); id <= 3; id++ {
+		must(t, e.Forget(t.Context(), id))
+	}
+}
