@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/replica"
 )
@@ -18,8 +20,9 @@ func (k *copyKeeper) watch(ctx context.Context, e *replica.Replicated) {
 	left := 0
 	var last error
 	for _, s := range e.Status(ctx) {
-		// A directory that goes while it is used fails its copy in some way.
-		switch missing := errors.Is(s.Err, fs.ErrNotExist); {
+		// A directory that goes while it is used fails its copy in some way: tables
+		// that are missing count as corruption.
+		switch missing := errors.Is(s.Err, fs.ErrNotExist) || pebble.IsCorruptionError(s.Err); {
 		case missing:
 			last = s.Err
 		case errors.Is(s.Err, metadata.ErrUnavailable):
