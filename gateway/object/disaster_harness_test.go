@@ -28,7 +28,8 @@ import (
 type machine struct {
 	*Engine
 	t      *testing.T
-	rng    *mathrand.Rand
+	rng    *mathrand.Rand // of the clients, one goroutine
+	luck   *mathrand.Rand // of the power, guarded by mu
 	fs     *vfs.MemFS
 	state  string // directory of the metadata
 	local  *replica.Local
@@ -47,7 +48,7 @@ type machine struct {
 const disasterDrives = 8
 
 func newMachine(t *testing.T, seed uint64) *machine {
-	m := &machine{t: t, rng: mathrand.New(mathrand.NewPCG(seed, 11)), fs: vfs.NewCrashableMem(), state: "state", paths: make(map[topology.DriveID]string), away: make(map[topology.DriveID]bool)}
+	m := &machine{t: t, rng: mathrand.New(mathrand.NewPCG(seed, 11)), luck: mathrand.New(mathrand.NewPCG(seed, 12)), fs: vfs.NewCrashableMem(), state: "state", paths: make(map[topology.DriveID]string), away: make(map[topology.DriveID]bool)}
 	var drives []topology.Drive
 	for range disasterDrives {
 		drives = append(drives, m.format())
@@ -174,7 +175,7 @@ func (m *machine) step(f func() error) error {
 	}
 	fails := m.fuse == 1
 	m.fuse = max(0, m.fuse-1)
-	after := fails && m.rng.IntN(2) == 0
+	after := fails && m.luck.IntN(2) == 0
 	if fails && !after {
 		m.cut()
 		m.mu.Unlock()
@@ -193,7 +194,7 @@ func (m *machine) step(f func() error) error {
 
 // cut keeps what is durable, and some of what is not. The caller holds mu.
 func (m *machine) cut() {
-	m.crash = m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: m.rng.IntN(91), RNG: mathrand.New(mathrand.NewPCG(m.rng.Uint64(), 3))})
+	m.crash = m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: m.luck.IntN(91), RNG: mathrand.New(mathrand.NewPCG(m.luck.Uint64(), 3))})
 }
 
 // burn has the power fail within some steps from now.

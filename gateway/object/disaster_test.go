@@ -40,6 +40,9 @@ func disasterSeeds(t *testing.T) int {
 // loses everything again.
 func TestDisasters(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("many lives of a whole machine")
+	}
 	for i := range disasterSeeds(t) {
 		seed := *disasterSeed + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
