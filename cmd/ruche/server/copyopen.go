@@ -98,7 +98,7 @@ func (p *process) replicatedOptions(copies int) replica.ReplicatedOptions {
 	o := p.metadataOptions()
 	o.OnFailure = func(err error) { p.Log.Error("too few copies of the metadata are left; nothing is served", "err", err) }
 	o.CacheBytes = max(96<<20/int64(copies), 16<<20)
-	turn := turnBytes(p.memory(), copies)
+	turn := turnBytes(memory(), copies)
 	o.MemTableBytes = turn + turn/2 // rows take more than the commands that write them
 	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o, TurnBytes: turn}, Tick: p.MetadataTick}
 }

@@ -2,12 +2,10 @@ package server
 
 import "syscall"
 
-// memory is how many bytes the process may use: memory-limit, or else what the
-// machine has. It is 0 if that is not known.
-func (p *process) memory() uint64 {
-	if p.c.MemoryLimit > 0 {
-		return uint64(p.c.MemoryLimit)
-	}
+// memory is how many bytes the machine has, 0 if that is not known. The setting
+// memory-limit says nothing here: it is for the heap, of which memtables are no
+// part.
+func memory() uint64 {
 	var info syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&info); err != nil {
 		return 0
