@@ -81,8 +81,10 @@ func benchEngine(b *testing.B, copies int) benched {
 	return openReplicated(b, ps, o)
 }
 
+// benchOptions are those of the server on a machine with much memory.
 func benchOptions() replica.StoreOptions {
-	return replica.StoreOptions{Options: replica.Options{ReserveBytes: -1}}
+	o := replica.Options{ReserveBytes: -1, CacheBytes: 32 << 20, MemTableBytes: 24 << 20}
+	return replica.StoreOptions{Options: o, TurnBytes: 16 << 20}
 }
 
 func prepareGroup(b *testing.B, e benched, group uint32) {
