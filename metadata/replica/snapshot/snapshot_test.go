@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -38,12 +39,29 @@ func (q quiet) Fatalf(f string, a ...any) {
 // openDB opens a state Pebble as a replicated store has it: without a log.
 func openDB(t testing.TB, fs vfs.FS) *pebble.DB {
 	t.Helper()
-	db, err := pebble.Open(dbDir, &pebble.Options{FS: fs, FormatMajorVersion: format, DisableWAL: true,
+	db, err := pebble.Open(dbDir, &pebble.Options{FS: markersLast{fs}, FormatMajorVersion: format, DisableWAL: true,
 		MemTableStopWritesThreshold: 4, Logger: quiet{t}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return db
+}
+
+// markersLast makes the files of a directory durable before a marker that names
+// one of them, as the file system below a store does.
+type markersLast struct{ vfs.FS }
+
+func (f markersLast) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), "marker.") {
+		d, err := f.OpenDir(f.PathDir(name))
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return f.FS.Create(name, category)
 }
 
 func key(group uint32, name string) []byte {
