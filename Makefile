@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/bin/ruche
 UNIT    := $(shell go list ./... 2>/dev/null | grep -v '/conformance')
 
-.PHONY: help build run test unit long soak blackbox replicated lint fuzz conformance bench check clean
+.PHONY: help build run test unit long soak blackbox replicated lint fuzz conformance bench proof docs check clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,13 @@ conformance: build ## every real client, over TLS and plain HTTP; as root, devic
 
 bench: build ## load on a server of our own; BENCHFLAGS="--peer URL --peer-pid N ..." compares
 	go run ./bench --serve $(BIN) --commit $(VERSION) $(BENCHFLAGS)
+
+proof: build ## the tests that count, their figures filed in bench/results
+	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 60m -json ./node ./gateway/object ./gateway/simtest ./metadata/simtest \
+	  ./conformance/kill ./conformance/linear ./conformance/memory ./conformance/devices | go run ./bench/proof --commit $(VERSION)
+
+docs: ## docs/performance.md and docs/durability.md, from the figures in bench/results
+	go run ./bench/docs
 
 check: lint test replicated conformance ## all of CI
 
