@@ -1,18 +1,46 @@
 #!/bin/sh
-# Runs every fuzz target of the module for a bounded time, one after the other.
+# Runs every fuzz target of the module for a bounded time, each with one worker,
+# as many at a time as there are processors.
 #
 #   usage: conformance/tools/fuzz.sh [TIME [MATCH]]
 #
-# TIME is what go test takes as -fuzztime for each target, 10s by default. MATCH
-# is a regular expression: only "DIRECTORY TARGET" lines that it matches are run.
-# The first target that finds something ends the run with an exit code of 1; the
-# input it found lies below testdata/fuzz of its package, to be kept with the fix.
+# TIME is how long each target is fuzzed, as go test takes it, 10s by default.
+# MATCH is a regular expression: only "DIRECTORY TARGET" lines that it matches
+# are run. FUZZ_JOBS sets how many run at a time. All targets are run, also if
+# some find something, which makes the exit code 1: the inputs found lie below
+# testdata/fuzz of their packages, to be kept with the fix.
 set -eu
+
+go=${GO:-go}
+
+# one WORK TIME PACKAGE TARGET: fuzzes one target with the program built before.
+one() {
+	work=$1 each=$2 package=$3 target=$4
+	name=$(echo "$package" | tr -c 'A-Za-z0-9\n' _)
+	cache=$(cat "$work/cache")/$("$go" list "$package")
+	begin=$(date +%s)
+	if (cd "$package" && exec "$work/$name.test" -test.run '^$' -test.fuzz "^$target\$" \
+		-test.fuzztime "$each" -test.fuzzcachedir "$cache" -test.parallel 1) >"$work/$name.$target" 2>&1; then
+		result=ok
+	else
+		result=FAIL
+		cat "$work/$name.$target"
+	fi
+	# The last progress line says how many inputs were tried.
+	inputs=$(sed -nE 's/.*execs: ([0-9]+).*/\1/p' "$work/$name.$target" | tail -n 1)
+	printf '%-5s %4ss %12s inputs  %s %s\n' "$result" "$(($(date +%s) - begin))" "${inputs:-0}" "$package" "$target" | tee -a "$work/summary"
+}
+
+if [ "${1:-}" = --one ]; then
+	shift
+	one "$@"
+	exit 0
+fi
 
 cd "$(dirname "$0")/../.."
 each=${1:-10s}
 match=${2:-.}
-go=${GO:-go}
+jobs=${FUZZ_JOBS:-$(getconf _NPROCESSORS_ONLN)}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -28,27 +56,17 @@ if [ "$total" -eq 0 ]; then
 	exit 1
 fi
 
-summary() {
-	echo
-	echo "== $1"
-	cat "$work/summary"
-}
+# One instrumented program a package, whatever the number of its targets.
+echo "$("$go" env GOCACHE)/fuzz" >"$work/cache"
+cut -d' ' -f1 "$work/targets" | uniq | while read -r package; do
+	"$go" test -c -fuzz . -o "$work/$(echo "$package" | tr -c 'A-Za-z0-9\n' _).test" "$package"
+done
 
 : >"$work/summary"
-n=0
-while read -r package target <&3; do
-	n=$((n + 1))
-	echo "== $n/$total $package $target"
-	begin=$(date +%s)
-	if "$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$each" "$package" >"$work/out" 2>&1; then
-		# The last progress line says how many inputs were tried.
-		inputs=$(sed -nE 's/.*execs: ([0-9]+).*/\1/p' "$work/out" | tail -n 1)
-		printf 'ok    %4ss %12s inputs  %s %s\n' "$(($(date +%s) - begin))" "${inputs:-0}" "$package" "$target" | tee -a "$work/summary"
-		continue
-	fi
-	cat "$work/out"
-	printf 'FAIL  %4ss %12s         %s %s\n' "$(($(date +%s) - begin))" "" "$package" "$target" >>"$work/summary"
-	summary "$package $target found something; $((total - n)) targets were not run"
+xargs -P "$jobs" -L 1 "conformance/tools/fuzz.sh" --one "$work" "$each" <"$work/targets"
+if grep -q '^FAIL' "$work/summary"; then
+	echo "== found something:"
+	grep '^FAIL' "$work/summary"
 	exit 1
-done 3<"$work/targets"
-summary "$total targets, $each each, nothing found"
+fi
+echo "== $total targets, $each each, $jobs at a time: nothing found"
