@@ -28,7 +28,11 @@ func ExpandList(list string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", element, err)
 		}
-		out = append(out, more...)
+		for _, one := range more {
+			if one = strings.TrimSpace(one); one != "" { // as of {,a} and {a, b}
+				out = append(out, one)
+			}
+		}
 	}
 	return out, nil
 }

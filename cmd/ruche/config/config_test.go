@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,8 @@ func TestExpandList(t *testing.T) {
 		"/srv/{a,b}/d{1...2}, /x": "/srv/a/d1 /srv/a/d2 /srv/b/d1 /srv/b/d2 /x",
 		"/a,/b":                   "/a /b",
 		"{1...1}":                 "1",
+		"{,}":                     "",
+		"{,/a}, {/b, /c }":        "/a /b /c",
 	} {
 		got, err := config.ExpandList(in)
 		if err != nil || strings.Join(got, " ") != want {
@@ -285,9 +288,13 @@ func FuzzExpandList(f *testing.F) {
 			t.Errorf("%d elements", len(out))
 		}
 		for _, e := range out {
-			if err == nil && (e == "" || strings.ContainsAny(e, "{}")) {
+			if e == "" || e != strings.TrimSpace(e) || strings.ContainsAny(e, "{},") {
 				t.Errorf("ExpandList(%q) has element %q", in, e)
 			}
+		}
+		// What was expanded has nothing more to expand.
+		if again, twice := config.ExpandList(strings.Join(out, ",")); err == nil && (twice != nil || !slices.Equal(again, out)) {
+			t.Errorf("ExpandList(%q) = %q, and of that %q, %v", in, out, again, twice)
 		}
 	})
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/knadh/koanf/parsers/yaml"
 )
 
 // Setting is one setting in force.
@@ -46,7 +48,7 @@ func text(value any) string {
 		odd := func(r rune) bool {
 			return !strings.ContainsRune("./+:-_", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 		}
-		if v != "" && !strings.ContainsFunc(v, odd) && !strings.HasPrefix(v, "-") && !strings.HasSuffix(v, ":") {
+		if v != "" && !strings.ContainsFunc(v, odd) && !strings.HasPrefix(v, "-") && !strings.HasSuffix(v, ":") && staysText(v) {
 			return v
 		}
 		quoted, err := json.Marshal(v)
@@ -56,4 +58,11 @@ func text(value any) string {
 		return string(quoted)
 	}
 	return fmt.Sprint(value)
+}
+
+// staysText reports whether YAML reads v without quotes as the same text, and
+// not as a number, a date or nothing.
+func staysText(v string) bool {
+	m, err := yaml.Parser().Unmarshal([]byte("v: " + v))
+	return err == nil && m["v"] == v
 }
