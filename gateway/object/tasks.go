@@ -15,7 +15,9 @@ import (
 // A goroutine that is done waits for another task, as some thousand are begun a
 // second: a new one would have to grow its stack again.
 type tasks struct {
-	running sync.WaitGroup // of tasks
+	count   sync.Mutex // guards running; the lock of none
+	none    *sync.Cond // running is 0
+	running int        // tasks
 
 	next    chan func() // what an idle goroutine takes up
 	idle    atomic.Int32
@@ -31,12 +33,14 @@ type tasks struct {
 const maxIdle = 256
 
 func newTasks() *tasks {
-	return &tasks{next: make(chan func()), closed: make(chan struct{}), drives: make(map[topology.DriveID]int)}
+	t := &tasks{next: make(chan func()), closed: make(chan struct{}), drives: make(map[topology.DriveID]int)}
+	t.none = sync.NewCond(&t.count)
+	return t
 }
 
 // Go begins a task.
 func (t *tasks) Go(f func()) {
-	t.running.Add(1)
+	t.add(1)
 	select {
 	case t.next <- f: // somebody is idle
 	default:
@@ -48,7 +52,7 @@ func (t *tasks) Go(f func()) {
 func (t *tasks) work(f func()) {
 	for {
 		f()
-		t.running.Done()
+		t.add(-1)
 		if t.idle.Add(1) > maxIdle {
 			t.idle.Add(-1)
 			return
@@ -62,8 +66,24 @@ func (t *tasks) work(f func()) {
 	}
 }
 
-// Wait waits until all tasks have ended.
-func (t *tasks) Wait() { t.running.Wait() }
+// add counts tasks that begin or end.
+func (t *tasks) add(n int) {
+	t.count.Lock()
+	defer t.count.Unlock()
+	if t.running += n; t.running == 0 {
+		t.none.Broadcast()
+	}
+}
+
+// Wait waits until there is no task, or was none for a moment: others may begin
+// meanwhile, which a sync.WaitGroup does not bear.
+func (t *tasks) Wait() {
+	t.count.Lock()
+	defer t.count.Unlock()
+	for t.running > 0 {
+		t.none.Wait()
+	}
+}
 
 // close ends the goroutines that are idle, after all tasks have ended. There
 // must be no task any more.
