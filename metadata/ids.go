@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -99,9 +100,11 @@ func (s ShardID) Bytes() [17]byte {
 // anything else.
 func ParseUploadID(s string) (UploadID, bool) {
 	var u UploadID
-	if len(s) != 2*len(u) {
-		return u, false
+	if len(s) != 2*len(u) || strings.ToLower(s) != s {
+		return UploadID{}, false
 	}
-	_, err := hex.Decode(u[:], []byte(s))
-	return u, err == nil
+	if _, err := hex.Decode(u[:], []byte(s)); err != nil {
+		return UploadID{}, false
+	}
+	return u, true
 }

@@ -160,19 +160,6 @@ func TestSuperblock(t *testing.T) {
 	}
 }
 
-func FuzzParseSuperblock(f *testing.F) {
-	f.Add((&Superblock{Site: "x", Sequence: 3}).encode())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseSuperblock(b)
-		if err != nil {
-			return
-		}
-		if _, err := parseSuperblock(s.encode()); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
 // TestRestart closes and opens a drive: everything is there, live rows stay
 // live, and nothing had to be read again.
 func TestRestart(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
@@ -340,7 +341,7 @@ func parseSegment(key, v []byte) (segment.ID, *segmentInfo, error) {
 		return segment.ID{}, nil, fmt.Errorf("node: segment row %x: %w", key, metadata.ErrCorrupt)
 	}
 	dead, m := binary.Uvarint(v[1+n:])
-	if m <= 0 {
+	if m <= 0 || bytes > math.MaxInt64 || dead > math.MaxInt64 {
 		return segment.ID{}, nil, fmt.Errorf("node: segment row %x: %w", key, metadata.ErrCorrupt)
 	}
 	flags := v[1+n+m:]
