@@ -45,8 +45,10 @@ func (u *unsettled) freed(r *row, punched error) {
 	}
 }
 
-// Settle makes durable that records which are no shards were freed: whatever
-// happens then, none that was freed before the call comes back.
+// Settle makes durable what was freed before the call: records that are no
+// shards never come back, whatever happens then, and shards have no row after a
+// crash. If the index must be made anew, shards may be found again as pending
+// ones.
 func (d *Drive) Settle(ctx context.Context) error {
 	if err := d.readable(ctx); err != nil {
 		return err

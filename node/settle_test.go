@@ -81,6 +81,42 @@ func TestSettledRecordsStayFreed(t *testing.T) {
 	}
 }
 
+// TestSettledShardsStayFreed frees shards that are live, in a shared segment and
+// in a file of its own. What was freed before Settle has no row after a crash.
+func TestSettledShardsStayFreed(t *testing.T) {
+	t.Parallel()
+	for _, settle := range []bool{true, false} {
+		disk := vfs.NewCrashableMem()
+		format(t, disk, "d")
+		w := open(t, quietOptions(disk), "d")
+		small, large := w.put(300), w.put(2<<20)
+		refs := []metadata.ShardRef{small.Ref(), large.Ref()}
+		if err := w.d.Confirm(t.Context(), refs); err != nil {
+			t.Fatal(err)
+		}
+		w.close() // so that the rows are durable
+		w = open(t, quietOptions(disk), "d")
+		if err := w.d.Free(t.Context(), refs); err != nil {
+			t.Fatal(err)
+		}
+		if settle {
+			if err := w.d.Settle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		disk = killed(w, disk)
+		w = open(t, quietOptions(disk), "d")
+		rows, err := w.d.List(t.Context(), metadata.ShardRef{}, false, 10)
+		w.close()
+		if err != nil || settle && len(rows) != 0 {
+			t.Errorf("%d shards are there after a crash: %v", len(rows), err)
+		}
+		if !settle && len(rows) != 2 {
+			t.Errorf("%d shards are there without Settle: the test shows nothing", len(rows))
+		}
+	}
+}
+
 // TestSettleTriesAgain cannot zero a freed record at first.
 func TestSettleTriesAgain(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ruche-storage/ruche/gateway/manifest/keeper"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -132,6 +134,9 @@ func (o BackgroundOptions) Validate() error {
 	return errors.Join(errs...)
 }
 
+// everybody is the weight of who must be alone.
+const everybody = 1 << 30
+
 // background is what the parts of the engine that run by themselves share.
 type background struct {
 	e *Engine
@@ -143,7 +148,7 @@ type background struct {
 	// placement is held exclusively while tables of drives and placement
 	// groups are changed, and shared while shards are freed because their
 	// drive is no member.
-	placement sync.RWMutex
+	placement *semaphore.Weighted // of everybody; one who shares it takes 1
 	guard     *driveGuard
 	limit     *limiter
 	groups    bucketGroups
@@ -169,6 +174,7 @@ func newBackground(e *Engine) (*background, error) {
 	g := &background{e: e, o: o.withDefaults()}
 	g.guard = &driveGuard{e: e, hanging: make(map[topology.DriveID]int)}
 	g.limit = &limiter{now: e.options.Now, rate: g.rate}
+	g.placement = semaphore.NewWeighted(everybody)
 	g.leases = make(map[uint64]int)
 	g.groups.known = make(map[metadata.BucketID]metadata.Bucket)
 	g.chunks.busy = make(map[metadata.ChunkID]struct{})

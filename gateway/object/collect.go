@@ -61,6 +61,7 @@ type collector struct {
 	lastErrors []string
 
 	marks      [metadata.DataGroups + 1][]trashMark // trash pass only
+	freed      freedTrash                           // trash pass only
 	pressed    bool                                 // trash pass only
 	epochAt    time.Time                            // trash pass only: when pressure last began an epoch
 	quarantine quarantine                           // pending pass only
@@ -161,6 +162,7 @@ func (c *collector) trashPass(ctx context.Context) error {
 		waits += waiting
 		oldest = max(oldest, age)
 	}
+	waits += c.dropFreed(ctx)
 	c.count(func(s *CollectState) { s.TrashWaits, s.OldestWait = waits, oldest })
 	return nil
 }
@@ -256,6 +258,9 @@ func (c *collector) trashGroup(ctx context.Context, group uint32) (waiting int, 
 				}
 				return waiting + len(rows) - i, age, errors.Join(errs...)
 			}
+			if c.freed.full() {
+				waiting += c.dropFreed(ctx)
+			}
 			if err := c.freeRow(ctx, group, row); err != nil {
 				waiting++
 				if errs = append(errs, err); len(errs) >= maxErrors || ctx.Err() != nil {
@@ -282,8 +287,8 @@ func (c *collector) markOf(group uint32, order uint64) (trashMark, bool) {
 }
 
 // freeRow frees the shards of all parts of a trash row on all drives where they
-// may be, and drops the row. Drives that are absent are not waited for: when
-// they return their shards are pending, and nothing refers to them.
+// may be, and has the row dropped. Drives that are absent are not waited for:
+// when they return their shards are pending, and nothing refers to them.
 func (c *collector) freeRow(ctx context.Context, group uint32, row *metadata.Trash) error {
 	for {
 		parts, err := c.g.e.meta.TrashParts(ctx, group, row, trashParts)
@@ -294,28 +299,25 @@ func (c *collector) freeRow(ctx context.Context, group uint32, row *metadata.Tra
 		if err := c.freeParts(ctx, group, row, parts, done); err != nil {
 			return fmt.Errorf("trash row %d: %w", row.Order, err)
 		}
-		c.count(func(s *CollectState) {
-			s.TrashParts += uint64(len(parts))
-			for i := range parts {
-				s.TrashBytes += uint64(parts[i].SealedBytes)
-			}
-			if done {
-				s.TrashRows++
-			}
-		})
 		if done {
 			return nil
+		}
+		// The next parts are listed once these are dropped.
+		if c.dropFreed(ctx) > 0 {
+			return fmt.Errorf("trash row %d: a part of it was not dropped", row.Order)
 		}
 	}
 }
 
-// freeParts frees some parts of a row and drops their rows, while nobody else
-// has their chunks in hand.
+// freeParts frees some parts of a row. Until their rows are dropped nobody else
+// may have their chunks in hand.
 func (c *collector) freeParts(ctx context.Context, group uint32, row *metadata.Trash, parts []metadata.Part, done bool) error {
 	var chunks []metadata.Chunk
+	bytes := int64(0)
 	refs := make([]metadata.PartRef, len(parts))
 	for i := range parts {
 		refs[i] = metadata.PartRef{Number: parts[i].Number, ID: parts[i].ID}
+		bytes += parts[i].SealedBytes
 		if parts[i].Body != metadata.BodyChunks {
 			continue
 		}
@@ -338,33 +340,27 @@ func (c *collector) freeParts(ctx context.Context, group uint32, row *metadata.T
 	if !c.g.chunks.try(ids...) {
 		return errors.New("a chunk is being repaired")
 	}
-	defer c.g.chunks.release(ids...)
-	if err := c.freeChunks(ctx, chunks); err != nil {
-		return err
-	}
-	epoch, release, err := c.g.lease()
+	on, err := c.freeChunks(ctx, chunks)
 	if err != nil {
+		c.g.chunks.release(ids...)
 		return err
 	}
-	defer release()
 	ref := metadata.TrashRef{Order: row.Order, Bucket: row.Bucket, List: row.List, Done: done}
 	if row.Kind != metadata.TrashPart {
 		ref.Parts = refs
 	}
-	cmd := &metadata.Command{Kind: metadata.KindDropTrash, Version: 1, Group: group, Epoch: epoch,
-		DropTrash: &metadata.DropTrash{Rows: []metadata.TrashRef{ref}}}
-	_, err = c.g.e.propose(ctx, cmd)
-	return err
+	c.freed.add(group, freedRow{ref: ref, chunks: ids, parts: len(parts), bytes: bytes}, on)
+	return nil
 }
 
-// freeChunks frees all shards of chunks, by drive.
-func (c *collector) freeChunks(ctx context.Context, chunks []metadata.Chunk) error {
+// freeChunks frees all shards of chunks, by drive, and returns on which.
+func (c *collector) freeChunks(ctx context.Context, chunks []metadata.Chunk) (on []topology.DriveID, err error) {
 	byDrive := make(map[topology.DriveID][]metadata.ShardRef)
 	for i := range chunks {
 		chunk := &chunks[i]
 		pg, err := c.g.e.pg(ctx, chunk.PG, chunk.Generation)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for index := range chunk.Scheme.Total() {
 			ref := metadata.ShardRef{PG: chunk.PG, Shard: metadata.ShardID{Chunk: chunk.ID, Index: uint8(index)}}
@@ -376,15 +372,22 @@ func (c *collector) freeChunks(ctx context.Context, chunks []metadata.Chunk) err
 	for drive, refs := range byDrive {
 		for page := range slices.Chunk(refs, trashBatch) {
 			err := c.free(ctx, drive, page)
-			if errors.Is(err, metadata.ErrDriveAbsent) || errors.Is(err, metadata.ErrFenced) {
+			if away(err) {
 				break // pending on its return
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 		}
+		on = append(on, drive)
 	}
-	return nil
+	return on, nil
+}
+
+// away reports whether a drive is not there, so that all it holds is looked up
+// when it returns.
+func away(err error) bool {
+	return errors.Is(err, metadata.ErrDriveAbsent) || errors.Is(err, metadata.ErrFenced)
 }
 
 // free deletes shards on one drive.

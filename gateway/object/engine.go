@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ruche-storage/ruche/erasure"
 	"github.com/ruche-storage/ruche/gateway/seal"
 	"github.com/ruche-storage/ruche/metadata"
@@ -74,7 +76,7 @@ func New(o Options) (*Engine, error) {
 		reads:    newBudget(o.ReadBudgetBytes),
 		codecs:   seal.NewCodecs(),
 		epochs:   newEpochs(),
-		topology: &topologyCache{},
+		topology: &topologyCache{turn: semaphore.NewWeighted(1)},
 		buckets:  newBucketCache(),
 		accounts: newAccountCache(),
 		damage:   newDamageQueue(),

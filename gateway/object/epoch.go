@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ruche-storage/ruche/metadata"
 )
 
@@ -22,7 +24,7 @@ type epochs struct {
 	living  []uint64       // as the groups have it
 	reads   map[*lease]struct{}
 
-	raising sync.Mutex // one new epoch at a time
+	raising *semaphore.Weighted // one new epoch at a time
 }
 
 // lease is one request's hold on the epoch it began in.
@@ -41,7 +43,8 @@ type lease struct {
 var errReadCut = errors.New("object: read cut off: it took more than an hour while drives are nearly full")
 
 func newEpochs() *epochs {
-	return &epochs{writers: make(map[uint64]int), readers: make(map[uint64]int), reads: make(map[*lease]struct{})}
+	return &epochs{writers: make(map[uint64]int), readers: make(map[uint64]int), reads: make(map[*lease]struct{}),
+		raising: semaphore.NewWeighted(1)}
 }
 
 func (e *epochs) writer() (*lease, error) {
@@ -159,8 +162,10 @@ func (e *Engine) firstEpoch(ctx context.Context) error {
 // more. If a group does not take the new fence, requests keep the old epoch.
 func (e *Engine) nextEpoch(ctx context.Context) error {
 	s := e.epochs
-	s.raising.Lock()
-	defer s.raising.Unlock()
+	if err := s.raising.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer s.raising.Release(1)
 	s.mu.Lock()
 	next := s.current + 1
 	if n := len(s.living); n > 0 {

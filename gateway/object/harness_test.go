@@ -392,6 +392,13 @@ func (s *faultyShards) Free(ctx context.Context, d topology.DriveID, refs []meta
 	return s.Shards.Free(ctx, d, refs)
 }
 
+func (s *faultyShards) Settle(ctx context.Context, d topology.DriveID) error {
+	if f := s.fault("settle", d, metadata.ShardRef{}); f.err != nil {
+		return f.err
+	}
+	return s.Shards.Settle(ctx, d)
+}
+
 // stored counts the shards on all drives.
 func (w *world) stored() int {
 	w.t.Helper()

@@ -63,8 +63,10 @@ func (c *collector) judge(ctx context.Context, drive topology.DriveID, page []me
 		return nil
 	}
 	// Members do not change while what follows from them is carried out.
-	c.g.placement.RLock()
-	defer c.g.placement.RUnlock()
+	if err := c.g.placement.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer c.g.placement.Release(1)
 	table, err := c.g.e.meta.PGs(ctx)
 	if err != nil {
 		return fmt.Errorf("object: placement groups: %w", err)

@@ -133,9 +133,11 @@ func (r *rebuilder) round(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("object: placement groups: %w", err)
 	}
-	r.g.placement.RLock()
+	if err := r.g.placement.Acquire(ctx, 1); err != nil {
+		return err
+	}
 	err = r.g.pushPGs(ctx, table)
-	r.g.placement.RUnlock()
+	r.g.placement.Release(1)
 	if err != nil {
 		return err
 	}

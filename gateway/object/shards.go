@@ -47,8 +47,9 @@ type Shards interface {
 	// are not there are no error. The space may be reclaimed later.
 	Free(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error
 
-	// Settle makes durable that records of other types than shards were freed:
-	// none that was before the call comes back.
+	// Settle makes durable what was freed: no row of a shard or another record
+	// that was freed before the call comes back in a crash as it was. An index
+	// that must be made anew may find shards, which are pending then.
 	Settle(ctx context.Context, drive topology.DriveID) error
 
 	// List returns up to limit rows of the drive's index, in order of

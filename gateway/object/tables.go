@@ -22,8 +22,10 @@ var ErrNoSuchDrive = errors.New("no such drive")
 // again with the same drives finishes what was cut off.
 func (e *Engine) ReplaceDrive(ctx context.Context, old topology.DriveID, replacement topology.Drive) error {
 	g := e.bg
-	g.placement.Lock()
-	defer g.placement.Unlock()
+	if err := g.placement.Acquire(ctx, everybody); err != nil {
+		return err
+	}
+	defer g.placement.Release(everybody)
 	drives, err := e.meta.Drives(ctx)
 	if err != nil {
 		return fmt.Errorf("object: drives: %w", err)
@@ -147,8 +149,10 @@ func (g *background) pushPGs(ctx context.Context, t *metadata.PGTable) error {
 // members that was proved to hold everything. It reports whether the newest
 // is closed.
 func (g *background) closeGenerations(ctx context.Context, scanned *metadata.PG, whole uint32) (closed bool, err error) {
-	g.placement.Lock()
-	defer g.placement.Unlock()
+	if err := g.placement.Acquire(ctx, everybody); err != nil {
+		return false, err
+	}
+	defer g.placement.Release(everybody)
 	table, err := g.e.meta.PGs(ctx)
 	if err != nil {
 		return false, fmt.Errorf("object: placement groups: %w", err)
@@ -211,8 +215,10 @@ func closable(pg *metadata.PG, whole uint32) []uint32 {
 // retireDrives retires drives that were replaced and that no generation names
 // any more.
 func (g *background) retireDrives(ctx context.Context) error {
-	g.placement.Lock()
-	defer g.placement.Unlock()
+	if err := g.placement.Acquire(ctx, everybody); err != nil {
+		return err
+	}
+	defer g.placement.Release(everybody)
 	drives, err := g.e.meta.Drives(ctx)
 	if err != nil {
 		return fmt.Errorf("object: drives: %w", err)

@@ -4,9 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/placement"
@@ -16,7 +17,7 @@ import (
 // topologyCache keeps the tables of placement groups and drives. Readers take
 // one pointer and see one version of each.
 type topologyCache struct {
-	mu      sync.Mutex // one reload at a time
+	turn    *semaphore.Weighted // one reload at a time
 	pgs     atomic.Pointer[metadata.PGTable]
 	drives  atomic.Pointer[metadata.DriveTable]
 	chooser atomic.Pointer[chooser] // nil: to be made anew
@@ -27,8 +28,10 @@ type topologyCache struct {
 // calls it so that the change counts at once.
 func (e *Engine) ReloadTopology(ctx context.Context) error {
 	t := e.topology
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	if err := t.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer t.turn.Release(1)
 	pgs, err := e.meta.PGs(ctx)
 	if err != nil {
 		return fmt.Errorf("object: placement groups: %w", err)

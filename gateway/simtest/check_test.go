@@ -134,7 +134,7 @@ type audit struct {
 	missing []string // shards that a chunk should have on an open drive and has not
 	bad     []string // shards there that do not verify
 	orphans []string // shards that nothing refers to
-	revived int      // of them, with a row that says they are live
+	live    int      // of them, with a row that says they are live
 	trash   int      // rows that wait
 	short   int      // rows of the short index
 	moving  int      // generations that are not complete
@@ -143,7 +143,7 @@ type audit struct {
 func (a *audit) String() string {
 	cut := func(l []string) string { return strings.Join(l[:min(len(l), 5)], "; ") }
 	return fmt.Sprintf("%d chunks, %d trash rows, %d short, %d moving, %d missing (%s), %d bad (%s), %d orphans (%s), of which %d are marked as live",
-		a.chunks, a.trash, a.short, a.moving, len(a.missing), cut(a.missing), len(a.bad), cut(a.bad), len(a.orphans), cut(a.orphans), a.revived)
+		a.chunks, a.trash, a.short, a.moving, len(a.missing), cut(a.missing), len(a.bad), cut(a.bad), len(a.orphans), cut(a.orphans), a.live)
 }
 
 // audit looks at all drives that are open. With verify it reads every byte.
@@ -208,7 +208,7 @@ func (s *store) audit(ctx context.Context, verify bool) (*audit, error) {
 			if !ok || !slices.Contains(homesOf(table, &c.row, int(r.Shard.Index)), d.ID()) {
 				a.orphans = append(a.orphans, fmt.Sprintf("shard %d of %s, epoch %d, on %s", r.Shard.Index, hexOf(r.Shard.Chunk[:]), r.Epoch, d.Path()))
 				if !pending[r.Shard] {
-					a.revived++
+					a.live++
 				}
 			}
 		}
@@ -278,40 +278,27 @@ func (a *audit) clean() bool {
 
 // quiesce waits until everything is collected and repaired, for so long at
 // most, and fails if something is left.
-//
-// The index of a drive has no log, so a crash may bring back the rows of shards
-// that were freed, as they were: marked as live. Nobody asks for them before
-// all rows are looked up anew, as every fourth scrub has it. That is done here
-// if nothing else is left; revived counts those shards.
-func (s *store) quiesce(ctx context.Context, patience time.Duration) (revived int, err error) {
+func (s *store) quiesce(ctx context.Context, patience time.Duration) error {
 	for waited := time.Duration(0); ; {
 		a, err := s.audit(ctx, false)
 		if err != nil {
-			return revived, fmt.Errorf("audit: %w", err)
+			return fmt.Errorf("audit: %w", err)
 		}
 		if a.clean() {
 			if a, err = s.audit(ctx, true); err != nil || len(a.bad) == 0 {
-				return revived, err
+				return err
 			}
 			if waited >= patience {
-				return revived, fmt.Errorf("shards are bad after %v: %s\n%+v", patience, a, s.RepairState())
+				return fmt.Errorf("shards are bad after %v: %s\n%+v", patience, a, s.RepairState())
 			}
 			for _, d := range s.node.Drives() {
 				if err := d.StartScrub(); err != nil {
-					return revived, err
+					return err
 				}
 			}
 		}
-		switch {
-		case a.revived > 0 && a.revived == len(a.orphans) && revived == 0:
-			revived = a.revived
-			for _, d := range s.node.Drives() {
-				if err := d.Suspect(ctx, nil); err != nil {
-					return revived, err
-				}
-			}
-		case waited >= patience:
-			return revived, fmt.Errorf("not collected after %v: %s\n%+v\n%+v", patience, a, s.CollectState(), s.RepairState())
+		if waited >= patience {
+			return fmt.Errorf("not collected after %v: %s\n%+v\n%+v", patience, a, s.CollectState(), s.RepairState())
 		}
 		step := max(patience/20, time.Second)
 		time.Sleep(step)

@@ -39,8 +39,7 @@ func (p *plan) gone() time.Duration {
 // TestCollection is T-GC of the reliability plan: clients write, overwrite,
 // copy, delete, abort and read slowly for days, and the gateway is killed now
 // and then. No live shard is ever freed, and nothing that nobody refers to is
-// left three epochs after the quarantine. What a crash brings back of rows that
-// were freed is looked up with all others, as every fourth scrub has it.
+// left three epochs after the quarantine.
 func TestCollection(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -96,11 +95,6 @@ func collectFor(t *testing.T, p plan, image *vfs.MemFS, seed uint64) {
 	s, err := at.open(t.Context())
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, d := range s.node.Drives() {
-		if err := d.Suspect(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
 	}
 	time.Sleep(p.gone())
 	a, err := s.audit(t.Context(), true)

@@ -132,7 +132,7 @@ func failAt(t *testing.T, p plan, image *vfs.MemFS, verb string, i int) bool {
 		t.Errorf("call %d: after a power cut: %v", i, err)
 	}
 	if i%10 == 0 {
-		if _, err := s.quiesce(t.Context(), 13*time.Minute); err != nil {
+		if err := s.quiesce(t.Context(), 13*time.Minute); err != nil {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}

@@ -106,6 +106,15 @@ type mutantShards struct {
 
 func (s *mutantShards) Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
 	w, err := s.Shards.Create(ctx, drive, rec, framed)
+	return s.wrap(w, err)
+}
+
+func (s *mutantShards) CreateNew(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
+	w, err := s.Shards.CreateNew(ctx, drive, rec, framed)
+	return s.wrap(w, err)
+}
+
+func (s *mutantShards) wrap(w object.ShardWriter, err error) (object.ShardWriter, error) {
 	if err != nil || s.close == nil {
 		return w, err
 	}

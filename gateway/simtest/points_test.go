@@ -260,6 +260,13 @@ func (s pointShards) Create(ctx context.Context, drive topology.DriveID, rec *me
 	return pointWriter{w, s.c}, err
 }
 
+func (s pointShards) CreateNew(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
+	s.c.pass("shard create", false)
+	w, err := s.Shards.CreateNew(ctx, drive, rec, framed)
+	s.c.pass("shard create", true)
+	return pointWriter{w, s.c}, err
+}
+
 func (s pointShards) Confirm(ctx context.Context, drive topology.DriveID, refs []metadata.ShardRef) error {
 	s.c.pass("confirm", false)
 	defer s.c.pass("confirm", true)
@@ -390,7 +397,7 @@ func (a *act) cutAt(t *testing.T, image *vfs.MemFS, point string, nth int, after
 		}
 		err = s.settle(t.Context(), left.known)
 		if err == nil && nth == 1 {
-			_, err = s.quiesce(t.Context(), 13*time.Minute)
+			err = s.quiesce(t.Context(), 13*time.Minute)
 		}
 		if err = errors.Join(err, s.close()); err != nil {
 			t.Errorf("after a cut %s: %v", left.cause, err)

@@ -307,7 +307,7 @@ func rotten(t *testing.T, p plan, r *rotter, k *known, bearable bool) {
 	if err := s.settle(t.Context(), k); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.quiesce(t.Context(), 2*time.Hour); err != nil {
+	if err := s.quiesce(t.Context(), 2*time.Hour); err != nil {
 		t.Error(err)
 	}
 	if err := s.settle(t.Context(), k); err != nil {

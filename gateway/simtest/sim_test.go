@@ -51,7 +51,7 @@ func TestPowerCuts(t *testing.T) {
 			p.spare, p.copies = shape.drives == 3, shape.copies
 			image := newImage(t, p)
 			began := time.Now()
-			var cuts, looks, quiet, revived, late, rotten atomic.Int64
+			var cuts, looks, quiet, late, rotten atomic.Int64
 			want := total * shape.share / 100
 			if testing.Short() && want == 0 {
 				t.Skip("left to the run without -short")
@@ -64,7 +64,6 @@ func TestPowerCuts(t *testing.T) {
 					cuts.Add(int64(w.cuts))
 					looks.Add(int64(w.looks))
 					quiet.Add(int64(w.quiet))
-					revived.Add(int64(w.revived))
 					rotten.Add(int64(w.rotten))
 					late.Add(int64(w.lateCommits))
 					if err != nil {
@@ -75,8 +74,8 @@ func TestPowerCuts(t *testing.T) {
 					break
 				}
 			}
-			t.Logf("seed %d: %s on %d drives, metadata %d times, %d cuts, %d starts, collected to the end %d times (%d shards of freed rows came back), %d late commits, %d bytes rotten, %.0f cuts/s",
-				*simSeed, p.scheme, p.drives, p.copies, cuts.Load(), looks.Load(), quiet.Load(), revived.Load(), late.Load(), rotten.Load(), float64(cuts.Load())/time.Since(began).Seconds())
+			t.Logf("seed %d: %s on %d drives, metadata %d times, %d cuts, %d starts, collected to the end %d times, %d late commits, %d bytes rotten, %.0f cuts/s",
+				*simSeed, p.scheme, p.drives, p.copies, cuts.Load(), looks.Load(), quiet.Load(), late.Load(), rotten.Load(), float64(cuts.Load())/time.Since(began).Seconds())
 		})
 	}
 }

@@ -425,7 +425,7 @@ func (at *site) noticeRestore(ctx context.Context, s *store) error {
 func (at *site) openEngine(ctx context.Context, s *store) error {
 	p := at.plan
 	o := object.Options{
-		Metadata: s.meta, Shards: nodeShards{s.node}, Drives: conditions{s.node}, Keys: masterKey{seal.Key{7}}, Encryption: true,
+		Metadata: s.meta, Shards: s.node, Drives: conditions{s.node}, Keys: masterKey{seal.Key{7}}, Encryption: true,
 		Region: "fr", HighestEpoch: s.highestEpoch(), InlineBytes: p.inline, StripeBudgetBytes: 16 << 20, ReadBudgetBytes: 16 << 20,
 		EpochPeriod: p.epoch, TrashGrace: p.trash, HedgeAfter: time.Second, TopologyPeriod: time.Minute,
 		StallTimeout: 4 * p.quarantine, CloseTimeout: 4 * p.quarantine, // some writers are made to pause
@@ -485,17 +485,6 @@ func (s *store) close() error {
 		errs = append(errs, s.meta.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// nodeShards gives the writer its type.
-type nodeShards struct{ *node.Node }
-
-func (s nodeShards) Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
-	w, err := s.Node.Create(ctx, drive, rec, framed)
-	if err != nil {
-		return nil, err
-	}
-	return w, nil
 }
 
 // conditions are asked of the drives themselves.

@@ -67,7 +67,7 @@ func (w *swapped) end(t *testing.T, s *store, whole bool) {
 		t.Error(err)
 	}
 	if whole {
-		if _, err := s.quiesce(t.Context(), 13*time.Minute); err != nil {
+		if err := s.quiesce(t.Context(), 13*time.Minute); err != nil {
 			t.Error(err)
 		}
 	}

@@ -75,7 +75,7 @@ type world struct {
 	mail   *mail
 	power  *rand.Rand
 
-	cuts, looks, quiet, revived, lateCommits, rotten int
+	cuts, looks, quiet, lateCommits, rotten int
 }
 
 func newWorld(p plan, image *vfs.MemFS, seed uint64) (*world, *picture) {
@@ -165,6 +165,15 @@ type pausingShards struct {
 
 func (s pausingShards) Create(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
 	w, err := s.Shards.Create(ctx, drive, rec, framed)
+	return s.wrap(rec, w, err)
+}
+
+func (s pausingShards) CreateNew(ctx context.Context, drive topology.DriveID, rec *metadata.Record, framed int64) (object.ShardWriter, error) {
+	w, err := s.Shards.CreateNew(ctx, drive, rec, framed)
+	return s.wrap(rec, w, err)
+}
+
+func (s pausingShards) wrap(rec *metadata.Record, w object.ShardWriter, err error) (object.ShardWriter, error) {
 	if err != nil || rec.Shard.Chunk[0] >= 256/50 {
 		return w, err
 	}
@@ -337,9 +346,7 @@ func (w *world) live(ctx context.Context, p *picture, wanted int) (left []*pictu
 
 func (w *world) quiesce(ctx context.Context, s *store) error {
 	w.quiet++
-	revived, err := s.quiesce(ctx, w.patience())
-	w.revived += revived
-	return err
+	return s.quiesce(ctx, w.patience())
 }
 
 // patience is how long it may take until everything is collected: an epoch

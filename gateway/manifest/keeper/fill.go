@@ -177,8 +177,10 @@ func (g *group) filled(ctx context.Context, m *metadata.ManifestMember, state me
 // change replaces the group's row by one that f has changed at the place of a
 // member. It fails with errMembersChanged if the member is no longer as it was.
 func (g *group) change(ctx context.Context, m *metadata.ManifestMember, f func(row *metadata.ManifestMembers, i int)) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer g.turn.Release(1)
 	row, err := g.k.o.Metadata.ManifestMembers(ctx, g.id)
 	if err != nil {
 		return err

@@ -19,8 +19,10 @@ var errNoDrives = errors.New("keeper: no drive takes manifests")
 // writePage makes what a page of a data group's outbox says durable on all
 // manifest drives, and moves the cursor.
 func (g *group) writePage(ctx context.Context, entries []metadata.OutboxEntry) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer g.turn.Release(1)
 	changes := gather(entries)
 	var ahead map[metadata.KeyRef]uint64
 	set, err := g.write(ctx, func(s *sink) (err error) {
@@ -39,7 +41,7 @@ func (g *group) writePage(ctx context.Context, entries []metadata.OutboxEntry) e
 
 // write has fill add to a sink until all manifest drives have everything:
 // drives that fail are replaced, and it begins again. It returns the set of
-// drives. The caller holds mu.
+// drives. The caller holds the turn.
 func (g *group) write(ctx context.Context, fill func(s *sink) error) (set uint64, err error) {
 	for range writeTries {
 		row, err := g.members(ctx)

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ruche-storage/ruche/gateway/manifest"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -53,9 +55,10 @@ type group struct {
 	// wrote is when something was written last. Only drain and rest use it.
 	wrote time.Time
 
-	// mu is held while manifests of the outbox are written and while the row
-	// of members changes: a member that joins misses nothing.
-	mu    sync.Mutex
+	// turn is held while manifests of the outbox are written and while the row
+	// of members changes: a member that joins misses nothing. It guards what
+	// follows.
+	turn  *semaphore.Weighted
 	knows bool // the group keeps an outbox; never ends
 	// ahead holds the keys of which a later version was written than the last
 	// batch asked for.
@@ -71,10 +74,11 @@ func New(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{o: o.withDefaults(), writing: make(chan struct{}, parallelGroups)}
 	k.buckets.known = make(map[metadata.BucketID]*bucket)
+	k.root.turn = semaphore.NewWeighted(1)
 	k.root.written = make(map[topology.DriveID]uint64)
 	k.pass.kick, k.pass.percent, k.pass.waits = make(chan struct{}, 1), livePercent, barrierTime
 	for id := range k.groups {
-		k.groups[id] = &group{k: k, id: uint32(id), kick: make(chan struct{}, 1)}
+		k.groups[id] = &group{k: k, id: uint32(id), kick: make(chan struct{}, 1), turn: semaphore.NewWeighted(1)}
 	}
 	return k, nil
 }
@@ -228,8 +232,10 @@ func (g *group) drain(ctx context.Context) error {
 
 // keepsOutbox reports whether the group's command version is high enough.
 func (g *group) keepsOutbox(ctx context.Context) (bool, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.turn.Acquire(ctx, 1); err != nil {
+		return false, err
+	}
+	defer g.turn.Release(1)
 	if g.knows {
 		return true, nil
 	}

@@ -75,7 +75,7 @@ func (l *layout) device(drive topology.DriveID) string {
 }
 
 // members returns the group's row, and chooses drives if there are none. The
-// caller holds mu.
+// caller holds the turn.
 func (g *group) members(ctx context.Context) (*metadata.ManifestMembers, error) {
 	row, err := g.k.o.Metadata.ManifestMembers(ctx, g.id)
 	if err != nil || len(writersOf(row)) > 0 {
@@ -124,7 +124,7 @@ func clone(row *metadata.ManifestMembers) *metadata.ManifestMembers {
 	return &next
 }
 
-// put replaces the group's row. The caller holds mu.
+// put replaces the group's row. The caller holds the turn.
 func (g *group) put(ctx context.Context, row *metadata.ManifestMembers) error {
 	err := g.k.o.Propose(ctx, &metadata.Command{Kind: metadata.KindPutManifestMembers, Group: g.id, Members: row})
 	if err != nil {
@@ -210,7 +210,7 @@ func tie(group uint32, drive topology.DriveID) uint64 {
 }
 
 // replace gives up drives that failed: others take their places, if there are
-// any. The caller holds mu. With no drive left the row stays as it is.
+// any. The caller holds the turn. With no drive left the row stays as it is.
 func (g *group) replace(ctx context.Context, row *metadata.ManifestMembers, failed map[topology.DriveID]error) error {
 	l, err := g.k.layout(ctx)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ruche-storage/ruche/gateway/manifest"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
@@ -13,8 +15,8 @@ import (
 
 // rootRecord keeps the tables of the root on all drives.
 type rootRecord struct {
-	mu      sync.Mutex // one write at a time; guards what follows
-	order   uint64     // of the newest tables that were written
+	turn    *semaphore.Weighted // one write at a time; guards what follows
+	order   uint64              // of the newest tables that were written
 	written map[topology.DriveID]uint64
 }
 
@@ -59,8 +61,10 @@ func (k *Keeper) writeBucket(ctx context.Context, c *change) error {
 	if on, err := g.keepsOutbox(ctx); err != nil || !on {
 		return err // its drives are filled once it does
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer g.turn.Release(1)
 	_, err = g.write(ctx, func(s *sink) error { return g.bucketRow(ctx, s, row, c.order) })
 	return err
 }
@@ -103,8 +107,10 @@ func (r *rootRecord) tables(ctx context.Context, k *Keeper) (*manifest.Root, err
 // write puts the tables on all drives. It needs m+1 of them, or all that there
 // are.
 func (r *rootRecord) write(ctx context.Context, k *Keeper) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if err := r.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.turn.Release(1)
 	t, err := r.tables(ctx, k)
 	if err != nil {
 		return fmt.Errorf("keeper: tables of the root: %w", err)
@@ -127,8 +133,10 @@ func (r *rootRecord) tend(ctx context.Context, k *Keeper) error {
 	if on, err := k.groups[metadata.RootGroup].keepsOutbox(ctx); err != nil || !on {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if err := r.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.turn.Release(1)
 	table, err := k.o.Metadata.Drives(ctx)
 	if err != nil {
 		return err

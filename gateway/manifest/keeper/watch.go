@@ -93,8 +93,10 @@ func (k *Keeper) diagnose(l *layout, unwell map[topology.DriveID]time.Time) {
 
 // tend changes the row of a group if drives have gone or are missing.
 func (g *group) tend(ctx context.Context, l *layout) (*metadata.ManifestMembers, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	if err := g.turn.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer g.turn.Release(1)
 	row, err := g.k.o.Metadata.ManifestMembers(ctx, g.id)
 	if err != nil {
 		return nil, err
