@@ -30,6 +30,7 @@ const (
 	keysOf     = 200              // of each writer
 	stopLimit  = 15 * time.Second // the promise is 5 s, which a machine that others use may miss
 	settleTime = 2 * time.Second
+	startLimit = 10 * time.Second // the promise is 2 s with a million objects
 )
 
 // store is a server and its clients.
@@ -288,6 +289,46 @@ func (s *store) again(stored map[string]int) {
 	s.server = nil
 	if err := p.Stop(); err != nil {
 		s.t.Error(err)
+	}
+}
+
+// TestStart measures starts with many objects, of which one in ten has shards
+// on drives: after a kill, and after an orderly end.
+func TestStart(t *testing.T) {
+	t.Parallel()
+	for _, copies := range []string{"1", "3"} {
+		t.Run(copies+" copies", func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, copies)
+			c := s.conn()
+			for i := 0; i < s.objects; i += 10 {
+				r := &client.Request{Method: http.MethodPut, Path: "/" + bucket + "/sharded/" + key(i), Body: client.Bytes(bytes.Repeat([]byte{byte(i)}, 20<<10))}
+				if err := insist(t.Context(), c, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var took [2]time.Duration
+			for i, end := range []func(*process.Process) error{(*process.Process).Kill, (*process.Process).Stop} {
+				p := s.server
+				s.server = nil
+				if err := end(p); err != nil {
+					t.Fatal(err)
+				}
+				p, err := process.Start(t.Context(), s.options)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.server, took[i] = p, p.StartTime
+				s.verify(nil)
+			}
+			t.Logf("T-START: %d objects, %d of them on drives, %s copies of the metadata: answered %v after a start that followed kill -9, %v after one that followed an orderly end",
+				s.objects+s.objects/10, s.objects/10, copies, took[0].Round(time.Millisecond), took[1].Round(time.Millisecond))
+			for _, d := range took {
+				if d > startLimit {
+					t.Errorf("a start took %v", d)
+				}
+			}
+		})
 	}
 }
 
