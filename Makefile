@@ -27,7 +27,9 @@ long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clu
 
 soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadata, 1,000 kill -9 1,000,000 checked calls with 1, 3 and 5 copies, power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
-	go test -count=1 -timeout 240m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$(date +%s) -sim-seeds=5000
+	seed=$$(date +%s); for n in $$(seq 100); do \
+	  go test -count=1 -timeout 60m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$((seed + 50 * n)) -sim-seeds=50 || exit 1; \
+	done
 	RUCHE_DISASTERS=200 go test -count=1 -timeout 240m -run 'Disasters$$' ./gateway/object -disaster-seed=$$(date +%s)
 	$(MAKE) build
 	for n in 1 3 5; do \
