@@ -50,8 +50,8 @@ func (s Scheme) Validate() error {
 		return fmt.Errorf("metadata: scheme %s: at most 32 shards", s)
 	case s.Code != CodeVandermonde:
 		return fmt.Errorf("metadata: scheme %s: unknown code %d", s, s.Code)
-	case s.CellLog2 < 12 || s.CellLog2 > 20:
-		return fmt.Errorf("metadata: scheme %s: cells of 2^%d bytes", s, s.CellLog2)
+	case s.CellLog2 != CellLog2:
+		return fmt.Errorf("metadata: scheme %s: cells of 2^%d bytes, this program reads and writes only such of %d KiB", s, s.CellLog2, CellBytes>>10)
 	}
 	return nil
 }
