@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/metadata"
@@ -124,29 +125,49 @@ func openDrive(ctx context.Context, path string, opts Options, sh *shared) (_ *D
 		return nil, err
 	}
 	d := newDrive(path, opts, sh, lock, super)
-	if err := d.prepare(ctx); err != nil {
-		close(d.closing)
-		if d.index != nil {
-			err = errors.Join(err, d.index.close())
+	err = d.prepare(ctx, false)
+	if err != nil && rotten(err) && ctx.Err() == nil {
+		// Derived data: it is made anew at once, by a drive that has not failed.
+		d.log.Warn("index has rotted and is made anew", "err", d.abandon(err))
+		if super, err = readSuperblock(opts.FS, path); err != nil {
+			return nil, err
 		}
-		if d.isFenced() {
-			d.recordFence()
-		}
-		return nil, fmt.Errorf("node: %s: %w", path, err)
+		d = newDrive(path, opts, sh, lock, super)
+		err = d.prepare(ctx, true)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("node: %s: %w", path, d.abandon(err))
 	}
 	d.start()
 	return d, nil
 }
 
+// rotten reports whether bytes that were written have changed.
+func rotten(err error) bool {
+	return pebble.IsCorruptionError(err) || errors.Is(err, metadata.ErrCorrupt)
+}
+
+// abandon ends a drive that could not be made ready because of err.
+func (d *Drive) abandon(err error) error {
+	close(d.closing)
+	if d.index != nil {
+		err = errors.Join(err, d.index.close())
+	}
+	if d.isFenced() {
+		d.recordFence()
+	}
+	return err
+}
+
 // prepare makes a drive ready to start: it begins a new life, opens the index
-// and brings it up to what the files say.
-func (d *Drive) prepare(ctx context.Context) error {
+// and brings it up to what the files say. With distrust it makes the index anew.
+func (d *Drive) prepare(ctx context.Context, distrust bool) error {
 	wasFenced := d.super.Fenced != ""
 	if err := d.updateSuperblock(func(s *Superblock) { s.Lives++ }); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotWritable, err)
 	}
 	d.space.findBallast() // before the index needs room
-	if err := d.openIndex(wasFenced || d.opts.fsck.rebuild); err != nil {
+	if err := d.openIndex(distrust || wasFenced || d.opts.fsck.rebuild); err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
 	if err := d.recover(ctx); err != nil {

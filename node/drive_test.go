@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -219,6 +220,15 @@ func TestRebuild(t *testing.T) {
 				}
 			}
 		},
+		"tables cut by a byte": func(t *testing.T, fs *vfs.MemFS) {
+			harmTables(t, fs, func(b []byte) []byte { return b[:len(b)-1] })
+		},
+		"blocks of tables": func(t *testing.T, fs *vfs.MemFS) {
+			harmTables(t, fs, func(b []byte) []byte { b[10] ^= 1; return b })
+		},
+		"tables empty": func(t *testing.T, fs *vfs.MemFS) {
+			harmTables(t, fs, func([]byte) []byte { return nil })
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -244,6 +254,41 @@ func TestRebuild(t *testing.T) {
 				t.Errorf("status = %+v, want 21 pending shards: punched records stay gone", st)
 			}
 		})
+	}
+}
+
+// harmTables changes all tables of a drive's index.
+func harmTables(t *testing.T, fs *vfs.MemFS, change func(b []byte) []byte) {
+	t.Helper()
+	names, err := fs.List("d/idx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	harmed := 0
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".sst") {
+			continue
+		}
+		f, err := fs.Open("d/idx/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		w, err := fs.Create("d/idx/"+name, vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.Write(change(b))
+		if err = errors.Join(err, w.Sync(), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		harmed++
+	}
+	if harmed == 0 {
+		t.Fatal("the index has no tables")
 	}
 }
 

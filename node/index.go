@@ -119,11 +119,13 @@ func openIndex(fs vfs.FS, dir string, cache *pebble.Cache, onError func(error)) 
 // openDatabase opens the database of the index. It writes while it opens, and
 // tries what it cannot write, as on a full device, again for ever. So the first
 // such failure ends the wait: it is the error, and what the database has begun
-// hangs until the process ends.
+// hangs until the process ends. What it cannot read because it has rotted does
+// not keep it from being closed.
 func openDatabase(dir string, opts *pebble.Options, onError func(error)) (*pebble.DB, error) {
 	const opening, open, failed = 0, 1, 2
 	var state atomic.Int32
 	failure := make(chan error, 1)
+	var rot atomic.Pointer[error]
 	told := func(err error) {
 		onError(err)
 		if state.CompareAndSwap(opening, failed) {
@@ -134,7 +136,21 @@ func openDatabase(dir string, opts *pebble.Options, onError func(error)) (*pebbl
 		}
 	}
 	opts.Logger = indexLogger{told}
-	opts.EventListener = &pebble.EventListener{BackgroundError: told}
+	opts.EventListener = &pebble.EventListener{
+		BackgroundError: func(err error) {
+			if rot.Load() == nil || !pebble.IsCorruptionError(err) {
+				told(err)
+			}
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			err := fmt.Errorf("%s has rotted: %w", info.Path, info.Details)
+			if state.Load() != opening {
+				told(err)
+			} else {
+				rot.CompareAndSwap(nil, &err)
+			}
+		},
+	}
 	type opened struct {
 		db  *pebble.DB
 		err error
@@ -148,6 +164,9 @@ func openDatabase(dir string, opts *pebble.Options, onError func(error)) (*pebbl
 	case o := <-done:
 		if !state.CompareAndSwap(opening, open) {
 			return nil, <-failure
+		}
+		if found := rot.Load(); found != nil && o.err == nil {
+			return nil, errors.Join(*found, o.db.Close())
 		}
 		return o.db, o.err
 	case err := <-failure:
