@@ -36,6 +36,7 @@ type fetch struct {
 	good   uint32 // verified
 	bad    uint32
 	late   uint32 // asked, not answered in time, and not counted on
+	spare  uint32 // asked of slow drives, and not counted on
 	lost   uint32 // missing or corrupt for certain
 	reason error  // of the last failure
 
@@ -53,6 +54,8 @@ type fetch struct {
 type shardRead struct {
 	memory  *buffer
 	running bool // guarded by fetch.mu
+	overdue bool // counted as running and late; guarded by fetch.mu
+	chance  bool // of a drive that is slow, and not waited for
 }
 
 type shardResult struct {
@@ -79,6 +82,7 @@ func (f *fetch) start(ctx context.Context) {
 	}
 	if !healthy {
 		f.askMore(ctx, f.layout.Data, true)
+		f.giveChances(ctx)
 		return
 	}
 	for i := range f.layout.Data {
@@ -101,12 +105,24 @@ func (f *fetch) rank(i int) int {
 	return 0
 }
 
+// giveChances reads from slow drives what nobody waits for, now and then, to see
+// whether they still are: clients do not find that out.
+func (f *fetch) giveChances(ctx context.Context) {
+	for i, drive := range f.pg.Newest().Members {
+		if f.asked&(1<<i) == 0 && f.rank(i) == 1 && !f.e.suspects.has(drive) && f.e.latency.chance(drive) {
+			f.shards[i].chance = true
+			f.spare |= 1 << i
+			f.ask(context.WithoutCancel(ctx), i, false)
+		}
+	}
+}
+
 // askMore asks for further shards, best first, until so many are good or on
 // their way.
 func (f *fetch) askMore(ctx context.Context, until int, charged bool) {
 	for rank := range 3 {
 		for i := range f.layout.Total() {
-			if ones(f.good|f.asked&^f.bad&^f.late) >= until {
+			if ones(f.good|f.asked&^f.bad&^f.late&^f.spare) >= until {
 				return
 			}
 			if f.asked&(1<<i) == 0 && f.rank(i) <= rank {
@@ -129,6 +145,9 @@ func (f *fetch) ask(ctx context.Context, i int, charged bool) {
 		err := f.read(ctx, i, s.memory.b[:f.frameLength])
 		f.mu.Lock()
 		s.running = false
+		if s.overdue {
+			f.e.latency.await(f.pg.Newest().Members[i], -1)
+		}
 		if f.closed {
 			f.e.counters.hanging.Add(-1)
 			f.drop(s)
@@ -144,14 +163,21 @@ func (f *fetch) read(ctx context.Context, i int, dst []byte) error {
 	id := metadata.ShardID{Chunk: f.chunk.ID, Index: uint8(i)}
 	ref := metadata.ShardRef{PG: f.chunk.PG, Shard: id}
 	var err error
+	weight := int64(usualWeight)
+	if f.shards[i].chance {
+		weight = chanceWeight
+	}
 	for _, drive := range homes(room[:0], f.pg, i) {
 		f.e.counters.shardReads.Add(1)
 		started := f.e.options.Now()
 		end := f.e.tasks.on(drive)
 		err = f.e.shards.ReadAt(ctx, drive, ref, dst, f.frameOff)
 		end()
+		took := f.e.options.Now().Sub(started)
+		if err == nil || ctx.Err() != nil && took >= f.e.options.HedgeAfter { // late, and not needed any more
+			f.e.latency.note(drive, took, weight)
+		}
 		if err == nil {
-			f.e.latency.note(drive, f.e.options.Now().Sub(started))
 			seed := shardhash.NewSeed(id.Bytes())
 			if err = seed.VerifyFramed(dst, uint64(f.first), f.layout.CellBytes); err == nil {
 				return nil
@@ -191,6 +217,7 @@ func (f *fetch) wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-hedge.C:
+			f.noteOverdue()
 			if f.e.mayHedge() {
 				f.late = f.asked &^ f.good &^ f.bad
 				f.askMore(ctx, f.layout.Data, false)
@@ -209,6 +236,19 @@ func (f *fetch) wait(ctx context.Context) error {
 	}
 	f.report()
 	return f.decode()
+}
+
+// noteOverdue has others ask the drives last that have not answered in time,
+// until they do.
+func (f *fetch) noteOverdue() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.shards {
+		if s := &f.shards[i]; s.running && !s.overdue {
+			s.overdue = true
+			f.e.latency.await(f.pg.Newest().Members[i], 1)
+		}
+	}
 }
 
 // readLag is how late a read may be before it is not waited for, however many
@@ -233,7 +273,7 @@ func (f *fetch) passLate(ctx context.Context) {
 func (f *fetch) noteLate() {
 	for i := range f.shards {
 		if f.late&(1<<i) != 0 {
-			f.e.latency.note(f.pg.Newest().Members[i], f.e.options.ReadTimeout)
+			f.e.latency.note(f.pg.Newest().Members[i], f.e.options.ReadTimeout, usualWeight)
 		}
 	}
 }

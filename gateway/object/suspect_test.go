@@ -210,6 +210,84 @@ func percentile99(times []time.Duration) time.Duration {
 	return times[(len(times)-1)*99/100]
 }
 
+// readers read an object for a while, all at the same time; it returns how long
+// each read took.
+func (w *world) readers(key string, body []byte, clients int, d time.Duration) (took []time.Duration) {
+	w.t.Helper()
+	var mu sync.Mutex
+	end := time.Now().Add(d)
+	var group sync.WaitGroup
+	for i := range clients {
+		group.Go(func() {
+			time.Sleep(time.Duration(i) * 700 * time.Microsecond) // not in step
+			for time.Now().Before(end) {
+				began := time.Now()
+				if got, err := w.read(key, Range{}); err != nil || !bytes.Equal(got, body) {
+					w.t.Errorf("get: %d bytes, %v", len(got), err)
+					return
+				}
+				mu.Lock()
+				took = append(took, time.Since(began))
+				mu.Unlock()
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	group.Wait()
+	return took
+}
+
+// TestReadsOfDriveThatHangs: from the first second on a drive that hangs costs
+// no more than one late read a client, and no more than the hedges may; once it
+// goes on it is read from again.
+func TestReadsOfDriveThatHangs(t *testing.T) {
+	t.Parallel()
+	for _, slow := range []time.Duration{0, 200 * time.Millisecond} {
+		t.Run(slow.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, setup{scheme: metadata.NewScheme(4, 2), options: func(o *Options) { o.HedgeAfter = 0 }})
+				body := payload(100_000, 1)
+				w.mustPut("old", body)
+				_, _, chunks := w.chunksOf("old")
+				drive := w.topology.pgs.Load().Groups[chunks[0].PG].Newest().Members[0]
+				p := &pace{usual: 2 * time.Millisecond, slow: slow, stuck: make(chan struct{})}
+				w.shards.set(p.fault)
+				const clients = 8
+				usual := percentile99(w.readers("old", body, clients, time.Second))
+				p.mu.Lock()
+				p.drive, p.calls = drive, 0
+				p.mu.Unlock()
+				took := w.readers("old", body, clients, 12*time.Second)
+				late := 0
+				for _, d := range took {
+					if d > 2*usual {
+						late++
+					}
+				}
+				// A drive that is slow answers in the end, and is given another chance
+				// every few seconds, which nobody waits for.
+				if late > 2*clients || percentile99(took) > 2*usual {
+					t.Errorf("%d of %d reads took more than twice the %v of before, 99th percentile %v", late, len(took), usual, percentile99(took))
+				}
+				p.mu.Lock()
+				if p.calls > 4*clients {
+					t.Errorf("%d reads of the drive", p.calls)
+				}
+				p.drive = topology.DriveID{}
+				close(p.stuck)
+				p.mu.Unlock()
+				w.readers("old", body, 1, 20*time.Second)
+				if w.latency.slow(drive, w.options.HedgeAfter) || w.latency.overdue.Load() != 0 {
+					t.Errorf("the drive is still asked last: average %v, %d reads are late", time.Duration(w.latency.drive(drive).average.Load()), w.latency.overdue.Load())
+				}
+				w.shards.set(nil)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
 // TestSuspectIsNeeded: a drive is written to, however slow, if there are not
 // enough others.
 func TestSuspectIsNeeded(t *testing.T) {
