@@ -103,7 +103,7 @@ func powerCuts(t *testing.T, r *rand.Rand, rounds int) {
 		hs[i] = &history{key: fmt.Sprintf("k%d", i)}
 	}
 	for range rounds {
-		clone := runAndCut(t, l, fs, hs, r)
+		clone, reached := runAndCut(t, l, fs, hs, r)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -111,6 +111,11 @@ func powerCuts(t *testing.T, r *rand.Rand, rounds int) {
 		o.FS = fs
 		if l, err = replica.Open("state/meta", o); err != nil {
 			t.Fatal(err)
+		}
+		for g, at := range l.Positions() {
+			if at < reached[g] {
+				t.Fatalf("group %d is at %d, and said that %d was durable", g, at, reached[g])
+			}
 		}
 		objects := int64(0)
 		for _, h := range hs {
@@ -139,9 +144,9 @@ func powerCuts(t *testing.T, r *rand.Rand, rounds int) {
 }
 
 // runAndCut lets every writer write, and takes the file system as a power cut
-// would leave it at some moment. What the writers are told after that moment
-// counts for nothing.
-func runAndCut(t *testing.T, l *replica.Local, fs *vfs.MemFS, hs []*history, r *rand.Rand) *vfs.MemFS {
+// would leave it at some moment, and what the engine called durable by then.
+// What the writers are told after that moment counts for nothing.
+func runAndCut(t *testing.T, l *replica.Local, fs *vfs.MemFS, hs []*history, r *rand.Rand) (clone *vfs.MemFS, reached []uint64) {
 	t.Helper()
 	var mu sync.Mutex // guards the histories and what follows
 	cut, written, limit := false, 0, 1+r.IntN(60)
@@ -174,11 +179,12 @@ func runAndCut(t *testing.T, l *replica.Local, fs *vfs.MemFS, hs []*history, r *
 	}
 	<-at
 	mu.Lock()
-	clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
+	reached = l.Positions()
+	clone = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.IntN(101), RNG: r})
 	cut = true
 	mu.Unlock()
 	g.Wait()
-	return clone
+	return clone, reached
 }
 
 // TestFailedSyncsAreNeverAcknowledged lets the n-th write or sync fail, for

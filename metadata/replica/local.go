@@ -43,6 +43,8 @@ type Local struct {
 	pubMu sync.Mutex // guards pub and the reference counts
 	pub   *published
 
+	reached [groupCount]atomic.Uint64 // positions that are durable
+
 	failure atomic.Pointer[error] // why the engine is fenced
 	fenced  chan struct{}         // closed when failure is set
 }
@@ -55,10 +57,11 @@ type published struct {
 
 // proposal is a command on its way.
 type proposal struct {
-	cmd   metadata.Command // a copy; its payload is the caller's
-	state atomic.Int32
-	done  chan struct{} // closed when res is durable
-	res   *metadata.Result
+	cmd      metadata.Command // a copy; its payload is the caller's
+	state    atomic.Int32
+	done     chan struct{} // closed when res is durable
+	res      *metadata.Result
+	position uint64 // at which it was applied
 }
 
 // States of a proposal.
@@ -121,7 +124,7 @@ func Open(dir string, o Options) (*Local, error) {
 	l.db = db
 	l.machine = state.NewKnowing(db, o.Knows)
 	l.pub = &published{snap: db.NewSnapshot(), refs: 1}
-	if err := errors.Join(o.checkVersions(state.NewView(l.pub.snap)), l.checkClock()); err != nil {
+	if err := errors.Join(o.checkVersions(state.NewView(l.pub.snap)), l.readHeads()); err != nil {
 		return nil, errors.Join(err, l.pub.snap.Close(), db.Close(), unref(l.cache))
 	}
 	l.fs.armed.Store(true)
@@ -155,8 +158,9 @@ func unref(c *pebble.Cache) error {
 	return nil
 }
 
-// checkClock compares the clock with the newest order of all groups.
-func (l *Local) checkClock() error {
+// readHeads notes what is durable, and compares the clock with the newest order
+// of all groups.
+func (l *Local) readHeads() error {
 	v := state.NewView(l.pub.snap)
 	var newest uint64
 	for group := range uint32(metadata.DataGroups + 1) {
@@ -164,6 +168,7 @@ func (l *Local) checkClock() error {
 		if err != nil {
 			return err
 		}
+		l.reached[group].Store(h.Position)
 		newest = max(newest, h.Order)
 	}
 	err := checkClock(l.opts.Now(), newest)
@@ -392,7 +397,8 @@ func (l *Local) applyOne(f *flight, p *proposal, stamp uint64) error {
 	if err != nil {
 		return err
 	}
-	p.res, err = f.batch.Apply(p.cmd.Group, position+1, &p.cmd)
+	p.position = position + 1
+	p.res, err = f.batch.Apply(p.cmd.Group, p.position, &p.cmd)
 	if err != nil {
 		return err
 	}
@@ -415,6 +421,7 @@ func (l *Local) sync() {
 		l.publish(f.snap)
 		l.counts.batch(len(f.proposals), f.rejected, l.opts.Now().Sub(f.began), f.jumps)
 		for _, p := range f.proposals {
+			l.reached[p.cmd.Group].Store(p.position)
 			close(p.done)
 		}
 		f.batch.Close()

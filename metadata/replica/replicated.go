@@ -110,6 +110,7 @@ type Place struct {
 	DiskUsage    func() (vfs.DiskUsage, error)
 	ReserveBytes int64
 	Want         commandlog.Identity
+	Reached      []uint64 // see StoreOptions
 }
 
 // storeOptions returns the options of the store at a place.
@@ -125,7 +126,7 @@ func (e *Replicated) storeOptions(p Place) StoreOptions {
 	if p.ReserveBytes != 0 {
 		o.ReserveBytes = p.ReserveBytes
 	}
-	o.Want = p.Want
+	o.Want, o.Reached = p.Want, p.Reached
 	return o
 }
 

@@ -91,6 +91,11 @@ type StoreOptions struct {
 	// with commandlog.ErrForeign. What is zero in it is not compared.
 	Want commandlog.Identity
 
+	// Reached are positions by group that the store had applied once: it is
+	// refused with a [*RolledBackError] where its log ends before. Nil means
+	// that nothing is known.
+	Reached []uint64
+
 	// TurnBytes is after how many bytes of the log whoever drives the store
 	// brings the state to its tables and cuts the log. About four times as much
 	// is in memory while it is busy. Zero means 8 MiB.
@@ -163,7 +168,7 @@ func (o StoreOptions) logOptions(fs vfs.FS, fatal func(error)) commandlog.Option
 }
 
 // OpenStore opens the store in dir. Errors are [ErrNotReplicated], an
-// [*OpenError], or those of package commandlog if the files are not what the
+// [*OpenError], a [*RolledBackError], or those of package commandlog if the files are not what the
 // store has left.
 func OpenStore(dir string, o StoreOptions) (*Store, error) {
 	if err := o.Validate(); err != nil {
@@ -205,6 +210,7 @@ func (s *Store) open() (err error) {
 			return err
 		}
 		s.opts.Want.Replica = 0 // it has another one now
+		s.opts.Reached = nil    // under the one before
 		if err := s.openFiles(); err != nil {
 			return err
 		}
@@ -292,6 +298,8 @@ func (s *Store) openGroup(g uint32) error {
 		return &OpenError{Dir: s.dir, Group: g, Log: last, State: at.index, Reason: "the log ends before the state"}
 	case at.index < first-1:
 		return &OpenError{Dir: s.dir, Group: g, Log: first - 1, State: at.index, Reason: "the log begins behind the state"}
+	case int(g) < len(s.opts.Reached) && last < s.opts.Reached[g]:
+		return &RolledBackError{Dir: s.dir, Group: g, Log: last, Reached: s.opts.Reached[g]}
 	}
 	s.marks[g] = at
 	m := &member{id: g, conf: at.conf, last: last, applied: at.index}

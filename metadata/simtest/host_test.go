@@ -48,6 +48,10 @@ type host struct {
 	installs int  // snapshots that are being put in place
 	expected bool // the store may stop: its device was tampered with
 	gone     bool // its files are lost, or it is no member any more
+
+	// reached is how far the store had come when its device had all of it: that
+	// is in the log whenever it is opened again.
+	reached []uint64
 }
 
 // reading is a read that waits for its place in the log.
@@ -92,7 +96,12 @@ func (h *host) options() replica.StoreOptions {
 	if h.bugs.hearsay {
 		limits.CompareTicks = 0
 	}
+	var reached []uint64
+	if h.bugs == (bugs{}) && !h.expected {
+		reached = h.reached
+	}
 	return replica.StoreOptions{
+		Reached: reached,
 		Options: replica.Options{
 			FS: h.disk, Now: func() time.Time { return time.UnixMicro(int64(h.clock())) }, AcceptClock: true, Knows: h.knows,
 			ReserveBytes: -1, CacheBytes: 1 << 20, MemTableBytes: 4 << 20,
@@ -254,6 +263,9 @@ func (h *host) write(settle bool, do func() error) bool {
 	case err != nil:
 		h.failed(err)
 		return false
+	}
+	if at := h.store.Positions(); at != nil {
+		h.reached = at
 	}
 	return true
 }
