@@ -1,11 +1,14 @@
 package faults
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/ruche-storage/ruche/bench/process"
 )
 
 const pageBytes = 4096
@@ -52,10 +55,13 @@ func TestDamagedCopy(t *testing.T) {
 				}
 				return one.Path == s.meta("d1")
 			})
-			if one.Health != "ok" && one.Health != "behind" {
+			switch {
+			case strings.Contains(one.Reason, "knows less than it did"):
+				t.Logf("the copy has lost the end of its log and is made anew: %s", one.Reason)
+			case one.Health != "ok" && one.Health != "behind":
 				s.says("ruche metadata replace 1")
 				s.ok("metadata", "replace", strconv.Itoa(one.Replica), "--wait")
-			} else {
+			default:
 				t.Logf("the copy is %s: what was damaged was not needed, or is made anew", one.Health)
 			}
 			s.await("three copies", well(3))
@@ -91,26 +97,106 @@ func TestDamagedOnlyCopy(t *testing.T) {
 			s.refused("metadata", "ruche recover", "ruche metadata restore")
 		})
 	}
-	// What follows in the log proves that the page was durable. Without the others
-	// nobody can tell that the end of a log is gone.
+	// What follows in the log proves that the page was durable.
 	t.Run("page of the write-ahead log", func(t *testing.T) {
 		t.Parallel()
 		s := newStore(t, "1")
 		s.fill("more", 200)
 		s.kill()
 		name := s.largest(s.path("metadata"), "*.log")
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := s.bytes(name)
 		for i := range pageBytes {
 			b[len(b)/2+i] ^= 0x55
 		}
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		s.overwrite(name, b)
 		s.refused("metadata", "ruche recover", "ruche metadata restore")
 	})
+}
+
+// ends are what may happen to the end of a log.
+var ends = []struct {
+	name string
+	do   func(s *store, name string)
+}{
+	{"second half destroyed", func(s *store, name string) { s.flip(name, false) }},
+	{"second half zeros", func(s *store, name string) {
+		b := s.bytes(name)
+		clear(b[len(b)/2:])
+		s.overwrite(name, b)
+	}},
+	{"all destroyed", func(s *store, name string) { s.flip(name, true) }},
+	{"truncated", func(s *store, name string) { b := s.bytes(name); s.overwrite(name, b[:len(b)/2]) }},
+	{"empty", func(s *store, name string) { s.overwrite(name, nil) }},
+	{"last log deleted", func(s *store, name string) { s.remove(name) }},
+}
+
+// TestLostEndOfOnlyLog takes the end of the only copy's log away. Nothing that
+// is left in the log shows that, so the server starts; but it knows that changes
+// are missing, says so, frees nothing, and names the command that brings them
+// back from the drives. Or it is refused, as any damage.
+func TestLostEndOfOnlyLog(t *testing.T) {
+	t.Parallel()
+	for _, e := range ends {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, "1")
+			s.fill("more", 200)
+			s.manifested()
+			s.kill()
+			e.do(s, s.largest(s.path("metadata"), "*.log"))
+			p, err := process.Start(t.Context(), s.options)
+			if err != nil {
+				s.mentions(message(t, err), []string{"metadata", "ruche recover"})
+			} else {
+				s.adopt(p)
+				s.mentions(s.ok("status"), []string{"newest changes of the metadata are missing", "ruche recover --include-ended", s.path("metadata"), "ruche repair resume-collection"})
+				s.fill("since", 3)
+				s.manifested()
+				s.stop()
+			}
+			s.move(s.path("metadata"), s.path("metadata.damaged"))
+			s.ok("recover", "--include-ended", "--data", s.dir)
+			s.start()
+			s.whole()
+			s.mentions(s.ok("status"), []string{"recovered from the drives", "ruche repair resume-collection"})
+			s.stop()
+		})
+	}
+}
+
+// TestNothingLost has logs end as they do when a process is killed: nothing is
+// said to be missing.
+func TestNothingLost(t *testing.T) {
+	t.Parallel()
+	for _, copies := range []string{"1", "3"} {
+		s := newStore(t, copies)
+		for i := range 5 {
+			s.fill(fmt.Sprint("more-", i), 20)
+			s.kill()
+			s.start()
+			if out := s.ok("status"); strings.Contains(out, "missing") || strings.Contains(out, "resume-collection") {
+				t.Errorf("after a kill the status is:\n%s", out)
+			}
+		}
+		s.whole()
+		s.stop()
+	}
+}
+
+func (s *store) bytes(name string) []byte {
+	s.t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return b
+}
+
+func (s *store) overwrite(name string, b []byte) {
+	s.t.Helper()
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // damage damages a file of a copy.

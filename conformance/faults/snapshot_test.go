@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"encoding/json"
 	"maps"
 	"strings"
 	"testing"
@@ -47,8 +48,37 @@ func TestSnapshotOfMostDrives(t *testing.T) {
 	s.stop()
 }
 
-// TestSnapshotOfOneCopy puts one copy back, without the drive around it. The
-// others know more, and it learns from them.
+// TestSnapshotOfMostCopies puts two of three copies back, without the drives
+// around them. These could agree that what came later never was, so they are not
+// asked. The one that knows it can be made the truth.
+func TestSnapshotOfMostCopies(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, "3")
+	s.stop()
+	first, second := s.keep(s.meta("d1")), s.keep(s.meta("d2"))
+	s.start()
+	s.fill("later", 40)
+	s.stop()
+	s.putBack(first, s.meta("d1"))
+	s.putBack(second, s.meta("d2"))
+	s.refused("copy 1 in", "copy 2 in", "knows less than it did", "1 of 3 copies", "ruche metadata force")
+	var id struct{ Cluster string }
+	if err := json.Unmarshal(s.bytes(s.path("cluster.json")), &id); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, err := s.command(id.Cluster+"\n", "metadata", "force", "--data", s.dir)
+	if err != nil {
+		t.Fatalf("force: %v\n%s%s", err, out, errs)
+	}
+	s.mentions(out+errs, []string{"older than it was", "becomes the truth"})
+	s.start()
+	s.whole()
+	s.mentions(s.ok("status"), []string{"forced to be the truth", "ruche repair resume-collection"})
+	s.stop()
+}
+
+// TestSnapshotOfOneCopy puts one copy back, without the drive around it. It is
+// made anew from the others, under another number.
 func TestSnapshotOfOneCopy(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, "3")

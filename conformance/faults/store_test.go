@@ -231,8 +231,8 @@ type copies struct {
 }
 
 type copyStatus struct {
-	Replica      int
-	Path, Health string
+	Replica              int
+	Path, Health, Reason string
 }
 
 // await waits until the copies are as they should be.
@@ -372,6 +372,29 @@ func (s *store) flip(name string, all bool) {
 	}
 	if err := os.WriteFile(name, b, 0o600); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// manifested waits until the drives have manifests of all objects.
+func (s *store) manifested() {
+	s.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		r, err := http.Get(s.server.Admin + "/metrics")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		text, err := io.ReadAll(r.Body)
+		if err := errors.Join(err, r.Body.Close()); err != nil {
+			s.t.Fatal(err)
+		}
+		if strings.Contains(string(text), "\nruche_manifest_lag_seconds 0\n") {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatal("manifests are not written")
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

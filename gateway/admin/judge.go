@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 )
 
@@ -121,8 +122,8 @@ func warnings(s *Status, c Circumstances) (out []Warning) {
 			"wait; if the number does not fall, read the log and start the server again")
 	}
 	if s.Repair.CollectionOff {
-		warn("collection-off", "The metadata was found older than the drives, as after a restore from a backup: nothing that is deleted is freed.",
-			"when you are sure that no newer copy of the metadata will come back, run \"ruche repair resume-collection\"")
+		text, remedy := collectionOff(s.Repair.OffCause, c.StateDir)
+		warn("collection-off", text, remedy)
 	}
 	for _, d := range s.Drives {
 		switch d.State {
@@ -137,6 +138,27 @@ func warnings(s *Status, c Circumstances) (out []Warning) {
 		}
 	}
 	return out
+}
+
+// collectionOff words why nothing is freed, and what to do.
+func collectionOff(cause OffCause, stateDir string) (text, remedy string) {
+	const ever = "run \"ruche repair resume-collection\""
+	remedy = "when you are sure that no newer copy of the metadata will come back, " + ever
+	switch cause {
+	case OffLost:
+		return "The newest changes of the metadata are missing, though clients were told that they were stored: the end of its log is lost, or it was put back to an earlier time. Nothing that is deleted is freed.",
+			"to bring back what is older than some seconds, stop the server, move " + filepath.Join(stateDir, "metadata") + " away, and run \"ruche recover --include-ended\"; if nothing is to come back, " + ever
+	case OffRestored:
+		text = "The metadata was restored from a backup: nothing that is deleted is freed."
+	case OffRecovered:
+		text = "The metadata was recovered from the drives: nothing that is deleted is freed."
+		remedy = "when you are sure that nothing more comes back, such as a drive that is mislaid or a newer copy of the metadata, " + ever
+	case OffForced:
+		text = "One copy of the metadata was forced to be the truth, and others may have known more: nothing that is deleted is freed."
+	default:
+		text = "The metadata was found older than the drives, as after its files were put back: nothing that is deleted is freed."
+	}
+	return text, remedy
 }
 
 func name(d Drive) string {

@@ -33,6 +33,9 @@ func TestJudge(t *testing.T) {
 			Writable: d.HasArg("writable"),
 		}
 		s.Repair.CollectionOff = d.HasArg("collection-off")
+		var cause string
+		d.MaybeScanArgs(t, "cause", &cause)
+		s.Repair.OffCause = admin.OffCause(cause)
 		s.Metadata = metadataOf(t, d)
 		for _, state := range []admin.DriveState{admin.DriveAbsent, admin.DriveFenced, admin.DriveFull, admin.DriveSlow} {
 			if d.HasArg(string(state)) {

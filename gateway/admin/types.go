@@ -158,10 +158,23 @@ type Repair struct {
 	More          bool          `json:"more,omitempty"` // Unrepairable was cut
 	Rebuilding    []RebuildItem `json:"rebuilding,omitempty"`
 	LastErrors    []string      `json:"last_errors,omitempty"` // the newest last
-	// CollectionOff says that nothing that was deleted is freed: the metadata
-	// was found older than the drives.
-	CollectionOff bool `json:"collection_off,omitempty"`
+	// CollectionOff says that nothing that was deleted is freed, since objects
+	// that the metadata does not know may need it; OffCause says why.
+	CollectionOff bool     `json:"collection_off,omitempty"`
+	OffCause      OffCause `json:"collection_off_cause,omitempty"`
 }
+
+// OffCause is why nothing that was deleted is freed.
+type OffCause string
+
+// Why nothing that was deleted is freed.
+const (
+	OffOlder     OffCause = "older"     // the metadata was found older than the drives
+	OffLost      OffCause = "lost"      // the newest changes of the metadata are missing
+	OffRestored  OffCause = "restored"  // the metadata is from a backup
+	OffRecovered OffCause = "recovered" // the metadata was made anew from the drives
+	OffForced    OffCause = "forced"    // one copy of the metadata was made the truth
+)
 
 // RebuildItem is the rebuild of one drive.
 type RebuildItem struct {

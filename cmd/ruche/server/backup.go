@@ -288,6 +288,7 @@ func (r *restorer) describe(context.Context) error {
 		// The trash is that of an earlier time: every shard is looked up.
 		r.id.missing(d.ID())
 	}
+	r.id.CollectionOff = admin.OffRestored
 	if err := r.id.check(r.c); err != nil {
 		return err
 	}

@@ -224,11 +224,17 @@ func (c *control) Repair(ctx context.Context) (*admin.Repair, error) {
 	if i, err := c.p.meta.Incarnation(ctx); err == nil {
 		off = !i.Frees()
 	}
+	cause := admin.OffCause("")
+	if off {
+		c.p.idMu.Lock()
+		cause = cmp.Or(c.p.id.CollectionOff, admin.OffOlder)
+		c.p.idMu.Unlock()
+	}
 	repair, rebuild := c.p.eng.RepairState(), c.p.eng.RebuildState()
 	out := &admin.Repair{
 		QueuedChunks: int64(repair.Queued + repair.Running), RepairedTotal: int64(repair.Chunks),
 		BytesPerSec: repair.BytesPerSecond + rebuild.BytesPerSecond, More: repair.More,
-		ETA: admin.Seconds(repair.ETA / time.Second), CollectionOff: off,
+		ETA: admin.Seconds(repair.ETA / time.Second), CollectionOff: off, OffCause: cause,
 		LastErrors: append(repair.LastErrors, rebuild.LastErrors...),
 	}
 	for _, d := range rebuild.Drives {

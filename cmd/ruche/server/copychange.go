@@ -139,6 +139,31 @@ func (k *copyKeeper) replace(ctx context.Context, old uint64, to place) error {
 	return k.makeNew(ctx, []uint64{id}, func(l *storeList) { l.row(old).State = storeReady })
 }
 
+// rebuild makes the copies anew that know less than they did. They have voted
+// and acknowledged what they do not know of any more, so the others must be a
+// majority without them.
+func (k *copyKeeper) rebuild(ctx context.Context) error {
+	if k.replicated() == nil {
+		return nil
+	}
+	list, refused, _, _ := k.snapshot()
+	for i := range list.Stores {
+		row := &list.Stores[i]
+		if row.State != storeReady || !isRolledBack(refused[row.Replica]) {
+			continue
+		}
+		dir, err := k.openDir(row)
+		if err == nil {
+			err = k.replace(ctx, row.Replica, place{dir, row.Drive, device(placeOf(row))})
+		}
+		if err != nil {
+			return fmt.Errorf("copy %d in %s was put back to an earlier time, or has lost the end of its log, and is not made anew yet: %w", row.Replica, row.Path, err)
+		}
+		k.log.Warn("a copy of the metadata that was put back to an earlier time, or has lost the end of its log, is made anew from the others", "path", dir, "replica", row.Replica)
+	}
+	return nil
+}
+
 // dispensable refuses to take the files of a copy away before another one has its
 // vote, unless the others are a majority: one that failed may hold what is needed
 // to come to one.

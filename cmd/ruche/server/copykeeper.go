@@ -139,6 +139,9 @@ func (k *copyKeeper) round(ctx context.Context) (next time.Duration) {
 		err = k.followSetting(ctx)
 	}
 	if err == nil {
+		err = k.rebuild(ctx)
+	}
+	if err == nil {
 		err = k.settle(ctx)
 	}
 	if k.p.Now().Sub(k.marked) >= generationEvery {

@@ -30,6 +30,9 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 		return nil, quorumLost(k.missing(), err)
 	}
 	for _, r := range e.Refused() {
+		if back, ok := errors.AsType[*replica.RolledBackError](r.Err); ok {
+			r.Err = rolledBack{back}
+		}
 		k.refuse(r.Place.Want.Replica, r.Err)
 	}
 	if err := awaitLeaders(ctx, e, k.log); err != nil {

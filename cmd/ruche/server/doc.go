@@ -9,10 +9,12 @@
 //	root-credentials   access key and secret of root, mode 0600
 //	metadata/          the only copy of the metadata, or one of several, encrypted
 //	metadata.json      which copies of the metadata there are; not there with one
+//	metadata.reached   how far the copy in metadata/ has come, which it must not fall behind
 //	tls/               the generated certificate, if there is one
 //	endpoints.json     where the last process really listened
 //
-// Copies on drives are in meta/ there, with meta.json beside them.
+// Copies on drives are in meta/ there, with meta.json and meta.reached beside
+// them. Drives have metadata.reached, too, while there is one copy.
 //
 // Drives are never written to before it is certain that they belong here.
 //

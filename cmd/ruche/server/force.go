@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
+	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
@@ -109,6 +110,7 @@ type survivor struct {
 	id     uint64 // under which it is at the moment
 	status replica.StoreStatus
 	newest uint64 // order of its newest change
+	back   bool   // it knows less than it did
 }
 
 func (f *forcer) whose(context.Context) (err error) {
@@ -149,8 +151,8 @@ func (f *forcer) look(context.Context) error {
 			if s.newest > 0 {
 				c.Newest = time.UnixMicro(int64(s.newest)).UTC()
 			}
-			if (row.Stale || newer && row.Drive.IsZero()) && row.State != storeForced {
-				c.Missing = "it was put back with the state directory, and is older than it was"
+			if (row.Stale || newer && row.Drive.IsZero() || s.back) && row.State != storeForced {
+				c.Missing = "it was put back to an earlier time, or has lost the end of its log: it is older than it was"
 				stale = append(stale, *s)
 				break
 			}
@@ -169,11 +171,18 @@ func (f *forcer) inspect(row *storeRow) (*survivor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := replica.OpenStore(dir, f.storeOptions(at))
+	o := f.storeOptions(at)
+	o.Reached = at.Reached
+	s, err := replica.OpenStore(dir, o)
+	back := isRolledBack(err)
+	if back {
+		o.Reached = nil
+		s, err = replica.OpenStore(dir, o)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := &survivor{row: row, dir: dir, id: s.Identity().Replica, status: s.Status()}
+	out := &survivor{row: row, dir: dir, id: s.Identity().Replica, status: s.Status(), back: back}
 	out.newest, err = s.Newest()
 	return out, errors.Join(err, s.Close())
 }
@@ -286,6 +295,10 @@ func (f *forcer) carryOut(context.Context) error {
 	}
 	kept := *best.row
 	kept.Replica, kept.Path, kept.State, kept.Stale = number, best.dir, storeReady, false
+	f.id.CollectionOff = admin.OffForced
+	if err := f.id.save(f.dir); err != nil {
+		return err
+	}
 	f.list.Generation = max(f.list.Generation, newest)
 	f.list.Stores, f.list.Next = []storeRow{kept}, max(f.list.Next, number+1)
 	if !kept.Drive.IsZero() {
@@ -315,7 +328,7 @@ func setAside(dir string, id uint64) error {
 	if err := os.Rename(dir, aside); err != nil {
 		return err
 	}
-	if err := removeMarker(dir); err != nil {
+	if err := errors.Join(removeReached(dir), removeMarker(dir)); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))

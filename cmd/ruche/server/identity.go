@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
+	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
@@ -73,6 +74,8 @@ type identity struct {
 	// Incarnations say how often each drive was opened by this store. A drive
 	// that says less is a copy made earlier.
 	Incarnations map[topology.DriveID]uint64 `json:"incarnations,omitempty"`
+	// CollectionOff says why nothing was freed when that was decided last.
+	CollectionOff admin.OffCause `json:"collection_off,omitempty"`
 	// State is the store in this directory. It is missing if encryption is
 	// off, and as long as its key is not needed.
 	State *stateStore `json:"state_store,omitempty"`

@@ -90,7 +90,7 @@ func (p *process) openMetadata(ctx context.Context) error {
 	if list.replicated() {
 		engine, err = p.copies.openMarked(ctx, all)
 	} else {
-		engine, err = p.openLocal()
+		engine, err = p.openOnly()
 	}
 	if err != nil {
 		return err
@@ -116,6 +116,16 @@ func (p *process) metadataFailed(err error) {
 // metadataOptions are those of both engines.
 func (p *process) metadataOptions() replica.Options {
 	return replica.Options{Now: p.Now, Logger: p.Log.With("part", "metadata"), AcceptClock: p.c.AcceptClock, OnFailure: p.metadataFailed}
+}
+
+// openOnly opens the only copy, and notes what it knew.
+func (p *process) openOnly() (replica.Engine, error) {
+	l, err := p.openLocal()
+	if err != nil {
+		return nil, err
+	}
+	p.opened = l.Positions()
+	return l, nil
 }
 
 // openLocal opens the one copy that does without consensus.
@@ -241,7 +251,7 @@ func (p *process) createStore(row *storeRow, dir string, first []uint64) error {
 
 // storePlace says how the engine opens a copy in dir.
 func (p *process) storePlace(row *storeRow, dir string) (at replica.Place, err error) {
-	at = replica.Place{Dir: dir, Want: commandlog.Identity{Cluster: p.id.Cluster, Store: row.Store, Replica: row.Replica}}
+	at = replica.Place{Dir: dir, Want: commandlog.Identity{Cluster: p.id.Cluster, Store: row.Store, Replica: row.Replica}, Reached: p.knownReached(row, dir)}
 	if row.Drive.IsZero() {
 		at.FS, err = p.stateFS()
 	} else {
@@ -380,7 +390,7 @@ func removeStore(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	if err := removeMarker(dir); err != nil {
+	if err := errors.Join(removeReached(dir), removeMarker(dir)); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))
@@ -403,7 +413,7 @@ func quorumLost(missing []string, err error) error {
 		err = fmt.Errorf("those that are there have not agreed within %v", openPatience)
 	}
 	return &StartError{NoQuorum, what,
-		"mount the devices of the copies that are missing and start again: with a majority of the copies nothing is lost. " +
+		"mount the devices of the copies that are missing, put the newest files of those back that are older than they were, and start again: with a majority of the copies nothing is lost. " +
 			"Only if they are lost for good: \"ruche metadata force\" starts from what is left, and may lose the newest changes", err}
 }
 

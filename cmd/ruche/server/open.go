@@ -46,7 +46,7 @@ func startError(dir string, err error) error {
 func (p *process) steps() []func(context.Context) error {
 	return []func(context.Context) error{
 		p.openState, p.bind, p.identify, p.openKeyring, p.prepareDrives, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
-		p.openCredentials, p.openTables, p.newerTables, p.noteAbsent, p.noticeRestore, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
+		p.openCredentials, p.openTables, p.newerTables, p.noteAbsent, p.noticeRestore, p.keepReached, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
 	}
 }
 

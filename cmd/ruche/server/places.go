@@ -20,6 +20,9 @@ type place struct {
 // metaName is the directory on a drive that carries a copy.
 const metaName = "meta"
 
+// indexName is what every drive holds besides its superblock.
+const indexName = "idx"
+
 func (p place) onDrive() bool { return !p.drive.IsZero() }
 
 // where is the directory by which the operator knows a place.

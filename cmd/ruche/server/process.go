@@ -65,6 +65,7 @@ type process struct {
 	replaceMu  sync.Mutex
 	ring       *keyKeeper
 	meta       *replica.Switch
+	opened     []uint64 // positions of the only copy when it was opened, nil if there are several
 	copies     *copyKeeper
 	node       *node.Node
 	conditions *conditions

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
+	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/gateway/recovery"
 	"github.com/ruche-storage/ruche/metadata/cryptfs"
 	"github.com/ruche-storage/ruche/metadata/replica"
@@ -139,7 +140,7 @@ func encryptedIndex(all []found) (bool, error) {
 		if f.super == nil {
 			continue
 		}
-		if on, err := cryptfs.Encrypted(vfs.Default, filepath.Join(f.path, "idx")); err != nil || on {
+		if on, err := cryptfs.Encrypted(vfs.Default, filepath.Join(f.path, indexName)); err != nil || on {
 			return on, driveErrorOr(f.path, err)
 		}
 	}
@@ -311,6 +312,7 @@ func (r *recoverer) describe() error {
 		// What the trash named is not known any more: every shard is looked up.
 		r.id.missing(d.ID())
 	}
+	r.id.CollectionOff = admin.OffRecovered
 	return r.id.check(r.c)
 }
 

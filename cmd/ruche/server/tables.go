@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/placement"
 	"github.com/ruche-storage/ruche/metadata/replica"
@@ -79,7 +80,8 @@ func (p *process) raiseVersions(ctx context.Context) error {
 // drive has seen an epoch that no group knows, though every group learns of an
 // epoch before any drive does. Then shards that the metadata does not know may
 // belong to objects that a newer copy of it has, so nothing is freed until the
-// operator says so.
+// operator says so. Epochs last for minutes; the files that say how far the only
+// copy had come tell of single changes.
 func (p *process) noticeRestore(ctx context.Context) error {
 	known, seen := uint64(0), p.highestEpoch()
 	for group := range uint32(metadata.DataGroups + 1) {
@@ -89,11 +91,28 @@ func (p *process) noticeRestore(ctx context.Context) error {
 		}
 		known = max(known, f.Floor, f.Highest)
 	}
-	if seen <= known {
+	i, err := p.meta.Incarnation(ctx)
+	if err != nil {
+		return fmt.Errorf("incarnation: %w", err)
+	}
+	lost := p.lostChanges(i.Number)
+	if seen <= known && lost == 0 {
 		return nil
 	}
-	p.Log.Error("the metadata is older than what the drives hold; nothing is freed until \"ruche repair resume-collection\"", "known_epoch", known, "seen_epoch", seen)
-	_, err := replica.Renounce(ctx, patient{p.meta}, p.Now(), 0, seen, func() (metadata.RequestID, error) { return metadata.RequestID(newID()), nil })
+	cause := admin.OffOlder
+	if lost > 0 {
+		cause = admin.OffLost
+		p.Log.Error("changes that were acknowledged are missing from the metadata: the end of its log is lost, or it was put back to an earlier time; "+
+			"nothing is freed until \"ruche repair resume-collection\"; what is older than some seconds comes back from the drives: "+
+			"stop the server, move "+p.localPath()+" away, and run \"ruche recover --include-ended\"", "changes", lost)
+	}
+	if seen > known {
+		p.Log.Error("the metadata is older than what the drives hold; nothing is freed until \"ruche repair resume-collection\"", "known_epoch", known, "seen_epoch", seen)
+	}
+	if err := p.note(func(id *identity) { id.CollectionOff = cause }); err != nil {
+		return err
+	}
+	_, err = replica.Renounce(ctx, patient{p.meta}, p.Now(), 0, seen, func() (metadata.RequestID, error) { return metadata.RequestID(newID()), nil })
 	if err != nil {
 		return fmt.Errorf("begin a new history of the metadata: %w", err)
 	}
