@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -121,7 +122,7 @@ code. Settings are those of "ruche serve". A keyring that exists is left alone.`
 		if err != nil {
 			return err
 		}
-		path, err := server.RestoreKeyring(settings, file, code)
+		path, err := server.RestoreKeyring(settings, file, code, time.Now())
 		if err != nil {
 			return err
 		}

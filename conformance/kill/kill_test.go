@@ -1,6 +1,7 @@
 package kill
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -81,6 +82,21 @@ func (h *harness) run(kills int) {
 	h.weigh()
 	if err := h.server.Stop(); err != nil {
 		h.t.Error(err)
+	}
+	h.suspectsNothing()
+}
+
+// suspectsNothing looks whether a start took what a kill leaves for metadata of
+// an earlier time.
+func (h *harness) suspectsNothing() {
+	log, err := os.ReadFile(h.options.Data + ".log")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, line := range bytes.Split(log, []byte("\n")) {
+		if bytes.Contains(line, []byte("put back to an earlier time")) || bytes.Contains(line, []byte("resume-collection")) {
+			h.t.Errorf("the server logged: %s", line)
+		}
 	}
 }
 

@@ -78,8 +78,10 @@ type BackgroundOptions struct {
 	JanitorPeriod time.Duration
 	// ManifestPeriod is how often all manifests are read and those freed that
 	// count no more; it happens sooner if many were written. Zero means 24
-	// hours.
+	// hours. The first time is an hour after the start, or at once if
+	// ManifestsNow: a drive was away, and missed the passes meanwhile.
 	ManifestPeriod time.Duration
+	ManifestsNow   bool
 	// RecordsPeriod is how often the records of accounts and buckets on drives
 	// are counted. Zero means 24 hours.
 	RecordsPeriod time.Duration
@@ -207,6 +209,9 @@ func (g *background) start(ctx context.Context, loops *sync.WaitGroup) {
 	every(g.o.PendingPeriod, "look up pending shards", nil, g.collect.pendingPass)
 	every(g.o.JanitorPeriod, "finish buckets", nil, g.janitor.pass)
 	every(g.o.ClockPeriod, "count time", nil, g.clock.tick)
+	if g.o.ManifestsNow {
+		g.manifests.Pass()
+	}
 	loops.Go(func() { g.manifests.Run(ctx) })
 	every(g.o.RecordsPeriod, "count records on drives", g.records.kick, g.records.pass)
 }

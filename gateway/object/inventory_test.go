@@ -104,6 +104,29 @@ func TestInventoryRuns(t *testing.T) {
 	}
 }
 
+// TestManifestPasses: the first pass is an hour after the start, or at once if a
+// drive was away.
+func TestManifestPasses(t *testing.T) {
+	t.Parallel()
+	for _, now := range []bool{false, true} {
+		t.Run(fmt.Sprint("now ", now), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, setup{options: func(o *Options) { o.Background = &BackgroundOptions{ManifestsNow: now} }})
+				w.load(3)
+				time.Sleep(2 * time.Minute)
+				if got := w.ManifestState().Passes > 0; got != now {
+					t.Errorf("after two minutes: done %t", got)
+				}
+				time.Sleep(2 * time.Hour)
+				if w.ManifestState().Passes == 0 {
+					t.Error("no pass after two hours")
+				}
+			})
+		})
+	}
+}
+
 // TestChunkFilter: the filter knows all it was told, and few others.
 func TestChunkFilter(t *testing.T) {
 	t.Parallel()

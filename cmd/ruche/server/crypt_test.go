@@ -319,7 +319,7 @@ func TestStoreOfAnEarlierVersion(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "keyring")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := RestoreKeyring(c, "", code); err != nil {
+	if _, err := RestoreKeyring(c, "", code, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	p = opened(t, c)

@@ -342,8 +342,9 @@ func (k *keyKeeper) verified(ring *keyring.Keyring) error {
 // RestoreKeyring writes the keyring of a stopped server anew, from the sealed
 // copies on the drives that are there and, unless file is empty, from a backup,
 // which must open. The newest counts: a backup made before a drive was replaced
-// is older than the copies on the drives. It returns the path of the keyring.
-func RestoreKeyring(c *config.Config, file, code string) (string, error) {
+// is older than the copies on the drives. It returns the path of the keyring,
+// which says that the code was shown now.
+func RestoreKeyring(c *config.Config, file, code string, now time.Time) (string, error) {
 	path := keyringPath(c)
 	if _, err := os.Stat(path); err == nil {
 		return "", fmt.Errorf("%s exists and is left alone; move it away first if it is not the right one", path)
@@ -383,7 +384,7 @@ func RestoreKeyring(c *config.Config, file, code string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fileError("make directory of the keyring", err)
 	}
-	return path, fileError("write keyring "+path, ring.Save(vfs.Default, path))
+	return path, fileError("write keyring "+path, ring.WithVerification(now).Save(vfs.Default, path))
 }
 
 // sealedCopies reads the newest sealed copy of every drive that is there, and

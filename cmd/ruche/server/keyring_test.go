@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/ruche-storage/ruche/metadata/keyring"
 	"github.com/ruche-storage/ruche/metadata/topology"
 )
@@ -74,6 +76,24 @@ func TestKeyringMajority(t *testing.T) {
 	}
 }
 
+// TestRestoringVerifies: whoever restores the keyring has the recovery code, and
+// is not asked to show it.
+func TestRestoringVerifies(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	c := settings(t, dir, nil)
+	code := codeIn(succeed(t, c))
+	remove(t, filepath.Join(dir, "keyring"))
+	path, err := RestoreKeyring(c, "", code, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := keyring.Load(vfs.Default, path)
+	if err != nil || ring.Verified().At == 0 || ring.Verified().Version != ring.Version() {
+		t.Errorf("verified %+v, %v", ring.Verified(), err)
+	}
+}
+
 // TestWrongRecoveryCodeIsSaidOnce: what is wrong with the code is not said for
 // every drive.
 func TestWrongRecoveryCodeIsSaidOnce(t *testing.T) {
@@ -83,7 +103,7 @@ func TestWrongRecoveryCodeIsSaidOnce(t *testing.T) {
 	remove(t, filepath.Join(dir, "keyring"))
 	const other = "89624-ZN3PG-BB5SD-0V2T8-FZDZM-MC01C" // of a store that is gone
 	for code, want := range map[string]error{"ABCDE": keyring.ErrMistyped, other: keyring.ErrWrongCode} {
-		_, err := RestoreKeyring(c, "", code)
+		_, err := RestoreKeyring(c, "", code, time.Now())
 		if !errors.Is(err, want) || strings.Count(err.Error(), "recovery code") != 1 {
 			t.Errorf("RestoreKeyring(%q) = %v, want %v once", code, err, want)
 		}

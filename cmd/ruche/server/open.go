@@ -161,7 +161,7 @@ func (p *process) openEngine(ctx context.Context) error {
 		Cluster: seal.ClusterID(p.id.Cluster), Region: p.c.Region, Encryption: p.id.Encryption, HighestEpoch: p.highestEpoch(),
 		InlineBytes: int(orNone(int64(p.c.InlineBytes))), StripeBudgetBytes: int64(p.c.StripeBudget), ReadBudgetBytes: int64(p.c.StripeBudget),
 		OnDriveLoss: loss, TrashGrace: orNoneTime(p.c.TrashGrace), Background: &object.BackgroundOptions{
-			Stored: func() (int64, int64) { return stored(p.node) }, Pressure: func() bool { return pressed(p.node) }, InventoryNow: recovered(p.node.Status()),
+			Stored: func() (int64, int64) { return stored(p.node) }, Pressure: func() bool { return pressed(p.node) }, InventoryNow: recovered(p.node.Status()), ManifestsNow: p.back.some,
 		}, Now: p.Now, Logger: p.Log.With("part", "engine"),
 	})
 	if err != nil {

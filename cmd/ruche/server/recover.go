@@ -195,24 +195,18 @@ func (r *recoverer) findKeyring(context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = os.Stat(path)
-	lost := errors.Is(err, fs.ErrNotExist)
-	if lost {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		code, err := r.o.Code()
 		if err != nil {
 			return err
 		}
-		if _, err := RestoreKeyring(r.c, "", code); err != nil {
+		if _, err := RestoreKeyring(r.c, "", code, r.Now()); err != nil {
 			return fmt.Errorf("keyring: %w", err)
 		}
 		r.Log.Info("keyring restored", "path", path)
 	}
-	if r.ring, err = openKeyring(path, r.id.Cluster, r.Now, r.Log); err != nil || !lost {
-		return err
-	}
-	r.ring.changing.Lock()
-	defer r.ring.changing.Unlock()
-	return r.ring.verified(r.ring.current()) // whoever typed the code has it
+	r.ring, err = openKeyring(path, r.id.Cluster, r.Now, r.Log)
+	return err
 }
 
 // openAll opens the drives that are there. Nothing is stored or freed on them,

@@ -21,6 +21,7 @@ import (
 // good order, since its index has no log: after a crash it is done again.
 type returned struct {
 	work sync.WaitGroup
+	some bool // fixed at the start
 
 	mu   sync.Mutex // guards done
 	done []topology.DriveID
@@ -57,6 +58,7 @@ func (p *process) noteAbsent(ctx context.Context) error {
 		}
 		return nil
 	})
+	p.back.some = len(back) > 0
 	for _, d := range back {
 		p.back.work.Go(func() { p.lookUpAnew(run, d) })
 	}

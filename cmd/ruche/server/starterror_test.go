@@ -164,15 +164,15 @@ func TestKeyringErrors(t *testing.T) {
 		}
 		_, err := attempt(t, c, nil)
 		wantReason(t, err, KeyringMissing, name, "ruche keyring restore")
-		if _, err := RestoreKeyring(c, "", "not a code"); !errors.Is(err, keyring.ErrMistyped) {
+		if _, err := RestoreKeyring(c, "", "not a code", time.Now()); !errors.Is(err, keyring.ErrMistyped) {
 			t.Errorf("restore with a wrong code: %v", err)
 		}
 		code := strings.Fields(printed[strings.Index(printed, "keys")+4:])[0]
-		if _, err := RestoreKeyring(c, "", code); err != nil {
+		if _, err := RestoreKeyring(c, "", code, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		succeed(t, c)
-		if _, err := RestoreKeyring(c, "", code); err == nil || !strings.Contains(err.Error(), "exists") {
+		if _, err := RestoreKeyring(c, "", code, time.Now()); err == nil || !strings.Contains(err.Error(), "exists") {
 			t.Errorf("a keyring that exists was overwritten: %v", err)
 		}
 	})
@@ -265,10 +265,10 @@ func TestKeyringErrors(t *testing.T) {
 		if err := os.WriteFile(backup+".bad", sealed[:40], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := RestoreKeyring(c, backup+".bad", code); err == nil || !strings.Contains(err.Error(), backup+".bad") {
+		if _, err := RestoreKeyring(c, backup+".bad", code, time.Now()); err == nil || !strings.Contains(err.Error(), backup+".bad") {
 			t.Errorf("restore from a damaged backup = %v", err)
 		}
-		if _, err := RestoreKeyring(c, backup, code); err != nil {
+		if _, err := RestoreKeyring(c, backup, code, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		succeed(t, c)
