@@ -48,6 +48,9 @@ func decodeChange(e *pb.Entry) (*pb.ConfChangeV2, error) {
 		if err := proto.Unmarshal(e.GetData(), c); err != nil {
 			return nil, fmt.Errorf("replica: change of configuration: %w", err)
 		}
+		if t := c.GetTransition(); t < pb.ConfChangeTransitionAuto || t > pb.ConfChangeTransitionJointExplicit { // Raft would panic
+			return nil, fmt.Errorf("replica: change of configuration: unknown transition %d", t)
+		}
 		return c, nil
 	}
 	return nil, nil
