@@ -78,7 +78,7 @@ func (f *fetch) start(ctx context.Context) {
 	f.results = make(chan shardResult, f.layout.Total())
 	healthy := true
 	for i := range f.layout.Data {
-		healthy = healthy && (f.want&(1<<i) == 0 || f.rank(i) == 0)
+		healthy = healthy && (f.want&(1<<i) == 0 || f.rank(i) == rankHealthy)
 	}
 	if !healthy {
 		f.askMore(ctx, f.layout.Data, true)
@@ -92,24 +92,37 @@ func (f *fetch) start(ctx context.Context) {
 	}
 }
 
-// rank orders shards: 0 for a healthy drive, 1 for a slow one, 2 for one that
-// cannot be read.
+// Ranks of shards: the lower, the sooner a shard is asked for.
+const (
+	rankHealthy    = iota
+	rankSlow       // the drive is slow or suspect
+	rankHanging    // the drive is suspect, and reads of it hang
+	rankUnreadable // the drive cannot be read
+	ranks
+)
+
+// rank tells how soon a shard is to be asked for.
 func (f *fetch) rank(i int) int {
 	drive := f.pg.Newest().Members[i]
 	switch {
 	case !f.e.options.Drives.Condition(drive).Readable:
-		return 2
-	case f.e.suspects.has(drive), f.e.latency.slow(drive, f.e.options.HedgeAfter):
-		return 1
+		return rankUnreadable
+	case f.e.suspects.has(drive):
+		if f.e.latency.drive(drive).overdue.Load() > 0 {
+			return rankHanging
+		}
+		return rankSlow
+	case f.e.latency.slow(drive, f.e.options.HedgeAfter):
+		return rankSlow
 	}
-	return 0
+	return rankHealthy
 }
 
 // giveChances reads from slow drives what nobody waits for, now and then, to see
 // whether they still are: clients do not find that out.
 func (f *fetch) giveChances(ctx context.Context) {
 	for i, drive := range f.pg.Newest().Members {
-		if f.asked&(1<<i) == 0 && f.rank(i) == 1 && !f.e.suspects.has(drive) && f.e.latency.chance(drive) {
+		if f.asked&(1<<i) == 0 && f.rank(i) == rankSlow && !f.e.suspects.has(drive) && f.e.latency.chance(drive) {
 			f.shards[i].chance = true
 			f.spare |= 1 << i
 			f.ask(context.WithoutCancel(ctx), i, false)
@@ -120,7 +133,7 @@ func (f *fetch) giveChances(ctx context.Context) {
 // askMore asks for further shards, best first, until so many are good or on
 // their way.
 func (f *fetch) askMore(ctx context.Context, until int, charged bool) {
-	for rank := range 3 {
+	for rank := range ranks {
 		for i := range f.layout.Total() {
 			if ones(f.good|f.asked&^f.bad&^f.late&^f.spare) >= until {
 				return

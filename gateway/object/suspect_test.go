@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,30 +387,26 @@ func TestAllSlow(t *testing.T) {
 // TestFrozenDevice freezes the file system of one drive, below the production
 // code, while clients write and read: every call succeeds, few of those on the
 // drive hang, and when the device wakes up the drive is trusted again and repair
-// completes what is short.
+// completes what is short. A busy machine may make other drives late, too: that
+// changes nothing.
 func TestFrozenDevice(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("measures time: a busy machine makes all drives late")
-	}
 	var frozen sync.RWMutex
-	held := make(chan struct{}, 1)
+	var held atomic.Int32 // operations that the frozen device has not ended
 	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if !strings.HasPrefix(op.Path, "d3/") {
 			return nil
 		}
 		if !frozen.TryRLock() {
-			select {
-			case held <- struct{}{}:
-			default:
-			}
+			held.Add(1)
 			frozen.RLock()
 		}
 		frozen.RUnlock()
 		return nil
 	}))
 	w := newWorld(t, setup{fs: fs, options: func(o *Options) {
-		o.LagTimeout, o.HedgeAfter = 250*time.Millisecond, 100*time.Millisecond
+		o.LagTimeout, o.HedgeAfter = 100*time.Millisecond, 20*time.Millisecond
+		o.ReadTimeout, o.StallTimeout = time.Minute, time.Minute // nothing but d3 is given up
 		o.Background = &BackgroundOptions{RetryDelay: 20 * time.Millisecond, ShortPeriod: 50 * time.Millisecond}
 	}})
 	w.mustPut("old", payload(300_000, 9))
@@ -431,13 +428,14 @@ func TestFrozenDevice(t *testing.T) {
 		})
 	}
 	group.Wait()
-	<-held
-	if s := w.State(); s.HangingTasks > clients*each/2 || s.ShortWrites == 0 || !slices.Contains(s.Suspects, w.drives[2]) {
-		t.Errorf("state %+v", s)
+	// Of each client one write, and some reads while others were late, too; then no
+	// more.
+	if s, n := w.State(), held.Load(); n == 0 || n > clients*each/2 || s.ShortWrites == 0 || !slices.Contains(s.Suspects, w.drives[2]) {
+		t.Errorf("%d operations hang, state %+v", n, s)
 	}
 	frozen.Unlock()
 
-	for deadline := time.After(30 * time.Second); ; {
+	for {
 		row, err := w.bucket(t.Context(), "b")
 		if err != nil {
 			t.Fatal(err)
@@ -449,11 +447,7 @@ func TestFrozenDevice(t *testing.T) {
 		if len(short) == 0 && len(w.State().Suspects) == 0 {
 			break
 		}
-		select {
-		case <-deadline:
-			t.Fatalf("%d short rows, state %+v, repair %+v", len(short), w.State(), w.RepairState())
-		case <-time.After(20 * time.Millisecond):
-		}
+		time.Sleep(5 * time.Millisecond) // however long it takes
 	}
 	for i := range clients {
 		for n := range each {
