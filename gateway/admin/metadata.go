@@ -88,8 +88,32 @@ type CopyState struct {
 	// SyncMicros is how long the last writes took until they were durable, on
 	// average.
 	SyncMicros int64 `json:"sync_micros"`
+	// Held are groups whose rows the copy needs and is not sent yet, nil for none.
+	Held *HeldGroups `json:"held,omitempty"`
 	// Receiving is how much of a snapshot has come, in bytes; 0 for none.
 	Receiving int64 `json:"receiving_bytes,omitempty"`
+}
+
+// HeldGroups are groups whose rows are compared before a copy gets them, so that
+// wrong ones do not spread.
+type HeldGroups struct {
+	Groups []int `json:"groups"`
+	// WaitsFor are the copies that have not told their rows yet, by number.
+	WaitsFor []uint64 `json:"waits_for,omitempty"`
+	// Disputed are groups of which the others have different rows, and no
+	// majority knows better.
+	Disputed []int `json:"disputed,omitempty"`
+}
+
+// String words why the copy is not sent the rows.
+func (h *HeldGroups) String() string {
+	switch {
+	case len(h.Disputed) > 0:
+		return fmt.Sprintf("the other copies have different rows of groups %v, and no majority knows which are right: none are copied", h.Disputed)
+	case len(h.WaitsFor) > 0:
+		return fmt.Sprintf("the rows of groups %v are compared before they are copied; copies %v have not answered yet", h.Groups, h.WaitsFor)
+	}
+	return fmt.Sprintf("the rows of groups %v are compared before they are copied", h.Groups)
 }
 
 // Well reports whether a copy counts when others are lost.
@@ -265,6 +289,10 @@ func (c *CopyState) warning() (w Warning, ok bool) {
 		because = ": " + c.Reason
 	}
 	replace := fmt.Sprintf("\"ruche metadata replace %d\"", c.Replica)
+	if c.Held != nil && len(c.Held.Disputed) > 0 {
+		return Warning{"metadata-copies-contradict", what + "cannot be made: " + c.Held.String() + ".",
+			"bring back the copies that are away: they decide; if they are lost, find out which copy is right, and run \"ruche metadata replace\" for the others", Red}, true
+	}
 	switch c.Health {
 	case CopyAbsent:
 		return Warning{"metadata-copy-absent", what + "is absent" + because + ".", "mount it and start again, or run " + replace, Yellow}, true

@@ -33,6 +33,17 @@ type GroupStatus struct {
 	Joint            bool     // between two configurations
 	Outgoing         []uint64 // voters of the one that is left, while Joint
 	Members          []MemberStatus
+	Held             []HeldSnapshot // that this store, the leader, does not send yet
+}
+
+// HeldSnapshot is a snapshot that is not sent before the leader's rows are found
+// to be those of the others.
+type HeldSnapshot struct {
+	To       uint64   // replica id
+	WaitsFor []uint64 // voters whose rows are not known yet; nil while the comparison is not committed
+	// Disputed says that others have different rows than the leader, and that no
+	// majority knows better: a person has to find out who is right.
+	Disputed bool
 }
 
 // MemberStatus is what the leader of a group knows of a member. Other stores
@@ -83,6 +94,7 @@ func (s *Store) Status() StoreStatus {
 		if t, err := s.log.Group(m.id).Term(m.last); err == nil {
 			g.LastTerm = t
 		}
+		g.Held = s.held(m)
 		st.Groups = append(st.Groups, g)
 	}
 	for id, p := range s.peers {

@@ -126,6 +126,23 @@ func (c *core) testified(m *member) bool {
 	return true
 }
 
+// held says what a leader keeps back, and why.
+func (c *core) held(m *member) (out []HeldSnapshot) {
+	i := &m.inquiry
+	for _, q := range i.held {
+		h := HeldSnapshot{To: q.To, Disputed: m.compared.disputed}
+		if i.asked != 0 && m.commit >= i.index {
+			for _, id := range c.witnesses(m) {
+				if _, answered := m.compared.sums[id]; !answered {
+					h.WaitsFor = append(h.WaitsFor, id)
+				}
+			}
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
 // contradict says once that members have different rows and that no majority
 // knows better.
 func (c *core) contradict(m *member) {

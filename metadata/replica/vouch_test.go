@@ -123,6 +123,15 @@ func TestNobodyKnowsWhoIsRight(t *testing.T) {
 			t.Errorf("store %d: groups %v are called damaged", all[i].Replica, d)
 		}
 	}
+	waitFor(t, "the leader says what it holds back", func() bool {
+		all := e.Status(t.Context())
+		at := slices.IndexFunc(all, func(s replica.StoreStatus) bool { return s.Replica == e.Leader(g) })
+		if at < 0 || at >= 2 || len(all[at].Groups) == 0 {
+			return false
+		}
+		held := all[at].Groups[g].Held
+		return len(held) == 1 && held[0].To == 4 && held[0].Disputed
+	})
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -107,8 +107,40 @@ func describeCopies(m *admin.Metadata, list *storeList, refused map[uint64]error
 		} else {
 			describeStore(&out, &all[at], leaders, commits)
 		}
+		if out.Held = heldFor(row.Replica, all); out.Held != nil && out.Well() {
+			out.Reason = out.Held.String()
+		}
 		m.Stores = append(m.Stores, out)
 	}
+}
+
+// heldFor says what leaders do not send to a copy yet, nil for nothing.
+func heldFor(id uint64, all []replica.StoreStatus) *admin.HeldGroups {
+	var h admin.HeldGroups
+	for _, s := range all {
+		for g, status := range s.Groups {
+			for _, held := range status.Held {
+				if held.To != id {
+					continue
+				}
+				h.Groups = append(h.Groups, g)
+				h.WaitsFor = append(h.WaitsFor, held.WaitsFor...)
+				if held.Disputed {
+					h.Disputed = append(h.Disputed, g)
+				}
+			}
+		}
+	}
+	if len(h.Groups) == 0 {
+		return nil
+	}
+	for _, list := range []*[]int{&h.Groups, &h.Disputed} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	slices.Sort(h.WaitsFor)
+	h.WaitsFor = slices.Compact(h.WaitsFor)
+	return &h
 }
 
 // roleOf is voter once a copy is one in all groups.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,9 @@ import (
 	"github.com/ruche-storage/ruche/cmd/ruche/config"
 	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/gateway/object"
+	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
+	"github.com/ruche-storage/ruche/metadata/topology"
 )
 
 // three has a store keep three copies, though there is one device.
@@ -317,5 +321,50 @@ func TestFirstStartOfThreeGoesOnAfterACrash(t *testing.T) {
 				closed(t, p)
 			})
 		}
+	}
+}
+
+// TestHeldBack has leaders hold back what a copy needs: status says which groups,
+// and why.
+func TestHeldBack(t *testing.T) {
+	t.Parallel()
+	list := &storeList{Next: 4}
+	var all []replica.StoreStatus
+	for id := range uint64(3) {
+		row := list.add(place{path: fmt.Sprintf("/srv/d%d/meta", id+1), drive: topology.DriveID{byte(id + 1)}}, storeReady, time.Now())
+		row.Replica = id + 1
+		s := replica.StoreStatus{Replica: id + 1}
+		for range metadata.DataGroups + 1 {
+			s.Groups = append(s.Groups, replica.GroupStatus{Leader: 1, Commit: 5000, Applied: 5000, Voters: []uint64{1, 2, 3}})
+		}
+		all = append(all, s)
+	}
+	all[2].Groups[5].Applied, all[2].Groups[7].Applied = 0, 0
+	describe := func() *admin.CopyState {
+		m := &admin.Metadata{Groups: metadata.DataGroups + 1}
+		describeCopies(m, list, nil, all)
+		if m.Stores[0].Held != nil || m.Stores[1].Held != nil {
+			t.Errorf("copies %+v", m.Stores)
+		}
+		return &m.Stores[2]
+	}
+	if c := describe(); c.Held != nil || c.Reason != "" {
+		t.Errorf("nothing is held back: %+v", c)
+	}
+	all[0].Groups[7].Held = []replica.HeldSnapshot{{To: 3}}
+	if c := describe(); c.Health != admin.CopyBehind || c.Held == nil || c.Reason != "the rows of groups [7] are compared before they are copied" {
+		t.Errorf("the comparison is not committed: %+v", c)
+	}
+	all[1].Groups[5].Held = []replica.HeldSnapshot{{To: 3, WaitsFor: []uint64{2}}}
+	if c := describe(); c.Reason != "the rows of groups [5 7] are compared before they are copied; copies [2] have not answered yet" {
+		t.Errorf("a copy has not answered: %q", c.Reason)
+	}
+	all[0].Groups[7].Held[0].Disputed = true
+	c := describe()
+	if !slices.Equal(c.Held.Groups, []int{5, 7}) || !slices.Equal(c.Held.WaitsFor, []uint64{2}) || !slices.Equal(c.Held.Disputed, []int{7}) {
+		t.Errorf("held back: %+v", c.Held)
+	}
+	if remedy := (&admin.Metadata{Healthy: 3, Quorum: 2}).Remedy(c); !strings.Contains(c.Reason, "no majority knows") || !strings.Contains(remedy, "ruche metadata replace") {
+		t.Errorf("a dispute: %q, remedy %q", c.Reason, remedy)
 	}
 }
