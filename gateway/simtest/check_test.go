@@ -17,7 +17,7 @@ import (
 // settle reads everything while nobody writes and holds it against the model,
 // which knows afterwards what each name holds.
 func (s *store) settle(ctx context.Context, k *known) error {
-	for _, key := range k.keys {
+	for _, key := range k.all() {
 		if err := s.settleKey(ctx, k, key); err != nil {
 			return err
 		}
@@ -280,6 +280,7 @@ func (a *audit) clean() bool {
 // most, and fails if something is left.
 func (s *store) quiesce(ctx context.Context, patience time.Duration) error {
 	for waited := time.Duration(0); ; {
+		progress.Add(1)
 		a, err := s.audit(ctx, false)
 		if err != nil {
 			return fmt.Errorf("audit: %w", err)

@@ -39,6 +39,8 @@ type known struct {
 	keys  []string
 	seeds *atomic.Uint64 // of the last value
 
+	racing atomic.Bool // a client is at the contested key, which no other touches
+
 	mu      sync.Mutex // guards what follows
 	uploads []*upload
 	begun   map[string]int // uploads of a key that were begun, and of which no id is known
@@ -59,6 +61,13 @@ func newKnown(keys int) *known {
 	}
 	return k
 }
+
+// contested is a key that is only written by two at once, under the same
+// condition.
+const contested = "key/contested"
+
+// all returns all keys.
+func (k *known) all() []string { return append(slices.Clone(k.keys), contested) }
 
 // clone returns what is known at a cut, which is made by at: nobody is at
 // anything any more.
@@ -131,9 +140,12 @@ func (c *client) key() string { return c.k.keys[c.rng.IntN(len(c.k.keys))] }
 
 // step does one operation.
 func (c *client) step(ctx context.Context) error {
+	progress.Add(1)
 	switch n := c.rng.IntN(100); {
-	case n < 35:
+	case n < 32:
 		return c.put(ctx)
+	case n < 35:
+		return c.race(ctx)
 	case n < 48:
 		return c.remove(ctx)
 	case n < 58:
@@ -216,6 +228,59 @@ func (c *client) put(ctx context.Context) error {
 	return c.end(w, v, err)
 }
 
+// race writes the contested key twice at once, under the same condition, which
+// at most one of both may find to hold.
+func (c *client) race(ctx context.Context) error {
+	if !c.k.racing.CompareAndSwap(false, true) {
+		return nil
+	}
+	defer c.k.racing.Store(false)
+	if c.rng.IntN(3) == 0 {
+		if err := c.removeKey(ctx, contested); err != nil {
+			return err
+		}
+	}
+	possible := c.k.Possible(contested, c.k.Now())
+	if len(possible) != 1 {
+		return nil // a write whose end is unknown
+	}
+	type answer struct {
+		w   Write
+		v   *Value
+		err error
+	}
+	answers := make(chan answer, 2)
+	for range cap(answers) {
+		a := answer{v: c.k.value(8 + c.size())} // no two have one ETag
+		req := &object.PutRequest{Bucket: bucketName, Key: contested, Body: body(a.v.Bytes)}
+		if possible[0] != nil {
+			req.Conditions.IfMatch = possible[0].ETag
+		} else {
+			req.Conditions.IfNoneMatch = true
+		}
+		a.w = c.k.Begin(contested, a.v)
+		go func() {
+			_, a.err = c.s.Put(ctx, req)
+			answers <- a
+		}()
+	}
+	var errs []error
+	done, no := 0, 0
+	for range cap(answers) {
+		a := <-answers
+		if a.err == nil {
+			done++
+		} else if refused(a.err) {
+			no++
+		}
+		errs = append(errs, c.end(a.w, a.v, a.err))
+	}
+	if done == 2 || no == 2 {
+		errs = append(errs, fmt.Errorf("the condition for %s held for %d of two writes at once", Describe(possible...), done))
+	}
+	return errors.Join(errs...)
+}
+
 // judge fails if a condition was answered as it cannot have been.
 func (c *client) judge(w Write, wanted *Value, err error) error {
 	beside := w.PossibleBeside()
@@ -260,10 +325,19 @@ func (c *client) read(ctx context.Context, key string) error {
 	return err
 }
 
+const lingerBytes = 700_000
+
 // linger opens an object and reads it after a while: whatever becomes of the key
 // meanwhile, its bytes stay.
 func (c *client) linger(ctx context.Context) error {
-	key, since := c.key(), c.k.Now()
+	key := c.key()
+	long := c.rng.IntN(2) == 0
+	if long { // so that not all of it is read when it is opened
+		if err := c.putSized(ctx, key, lingerBytes); err != nil {
+			return err
+		}
+	}
+	since := c.k.Now()
 	o, err := c.s.Get(ctx, &object.GetRequest{Bucket: bucketName, Key: key})
 	if errors.Is(err, metadata.ErrNoSuchKey) || err != nil && c.lenient {
 		return nil
@@ -273,6 +347,11 @@ func (c *client) linger(ctx context.Context) error {
 	}
 	defer o.Close()
 	possible := c.k.Possible(key, since)
+	if long {
+		if err := c.putSized(ctx, key, c.size()); err != nil {
+			return err
+		}
+	}
 	time.Sleep(c.slow)
 	var got bytes.Buffer
 	if _, err := o.WriteTo(&got); err != nil {
@@ -455,7 +534,7 @@ func (c *client) list(ctx context.Context) error {
 		}
 		listed[e.Key] = e
 	}
-	for _, key := range c.k.keys {
+	for _, key := range c.k.all() {
 		possible := c.k.Possible(key, since)
 		e, ok := listed[key]
 		delete(listed, key)

@@ -240,6 +240,9 @@ func reuse(at *site) {
 	})
 }
 
+// failedReader is in what a client says that could not read on.
+const failedReader = "after it was opened"
+
 // mutant is a bug that the simulation must find.
 type mutant struct {
 	drives int
@@ -275,17 +278,18 @@ func mutants() map[string]mutant {
 		"what a scrub finds is not repaired": {3, func(at *site) {
 			at.node = func(o *node.Options) { o.OnBadShard = nil }
 		}, []string{"shards are bad"}},
+		"a repair verifies nothing":      {6, unverified, []string{"shards are bad", "damaged", "too few readable", "possible is"}},
 		"nothing is freed":               {3, inShards(mutantShards{free: func([]metadata.ShardRef) bool { return false }}), []string{"not collected"}},
-		"deletes free at once":           {3, freeAtOnce, []string{"after it was opened", "too few readable"}},
+		"deletes free at once":           {3, freeAtOnce, []string{failedReader, "too few readable"}},
 		"the collector asks nobody":      {3, inMetadata(mutantMetadata{lookup: func(res *metadata.LookupResult) { clear(res.Found) }}), lost},
 		"the collector knows no fence":   {3, inMetadata(mutantMetadata{lookup: func(res *metadata.LookupResult) { res.Fence = metadata.Fence{Floor: 1 << 40, Highest: 1 << 40} }}), lost},
 		"the fence keeps all epochs":     {3, inCommits(keepEpochs), []string{"took effect after the restart", "not collected"}},
 		"groups do not hear of a fence":  {3, inCommits(forgetFence), []string{"fenced", "not collected"}},
 		"moving generations are ignored": {3, inMetadata(mutantMetadata{pgs: newestOnly}), lost},
 		"short chunks are not recorded":  {6, inCommits(notShort), []string{"missing"}},
-		"conditions are not looked at":   {1, inCommits(unconditional), []string{"condition"}},
+		"conditions are not looked at":   {1, inCommits(unconditional), []string{"the condition for"}},
 		"a delete is lost":               {1, inCommits(loseDelete()), lost},
-		"a commit counts before it is":   {1, early2, lost},
+		"a commit counts before it is":   {1, early2, append(slices.Clone(lost), "the condition for")},
 		"sent is taken for not sent":     {3, inCommits(notSent()), lost},
 		"a list ends early":              {1, inMetadata(mutantMetadata{list: func(res *metadata.ListResult) { res.Keys = res.Keys[:max(0, len(res.Keys)-1)] }}), []string{"is listed as"}},
 	}
@@ -435,7 +439,7 @@ func hunt(t *testing.T, m mutant, limit int) (found bool, cuts int, err error) {
 		synctest.Test(t, func(t *testing.T) {
 			w, first := newWorld(p, image, *simSeed<<32+1<<31+n)
 			w.plant = m.plant
-			w.lenient = true
+			w.lenient = !slices.Contains(m.by, failedReader) // clients bear failures
 			err = w.run(t.Context(), first, cutsOfWorld)
 			cuts += max(1, w.cuts)
 			found = err != nil

@@ -257,18 +257,6 @@ func rottenIndex(t *testing.T, p plan, r *rotter, k *known, rot func(*rotter, st
 		t.Fatal(err)
 	}
 	if len(s.away) > 0 {
-		// What could be opened at first and not be read is made anew by the
-		// next start.
-		t.Logf("%d drives are refused at first", len(s.away))
-		if err := s.close(); err != nil {
-			t.Fatal(err)
-		}
-		at.absent, at.seed = nil, 304
-		if s, err = at.open(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(s.away) > 0 {
 		t.Errorf("drives are refused: %v", s.away)
 	}
 	if err := s.settle(t.Context(), k); err != nil {

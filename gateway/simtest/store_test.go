@@ -180,6 +180,7 @@ func format(p plan, seed uint64) (*vfs.MemFS, error) {
 // open starts the store as a server does. What was opened is closed after an
 // error.
 func (at *site) open(ctx context.Context) (s *store, err error) {
+	progress.Add(1)
 	s = &store{plan: at.plan, disk: &disk{}, tasks: &at.tasks}
 	if at.hooks != nil {
 		*s.disk = *at.hooks

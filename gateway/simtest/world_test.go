@@ -49,6 +49,7 @@ type picture struct {
 	known  *known
 	absent []topology.DriveID // drives that were away once
 	late   []metadata.Command // commits that were under way
+	due    bool               // a drive was missing: there is something to be repaired
 	cause  string
 }
 
@@ -64,16 +65,16 @@ type world struct {
 	plant func(*site) // a bug, into each life
 	// lenient clients bear that operations fail; see client.
 	lenient bool
-
-	mu     sync.Mutex // guards what follows
-	at     *site      // of the life that runs
-	known  *known     // in that life
-	steps  int        // of the disk until the next cut
-	told   int        // answers until the next cut
-	wanted int        // cuts that are to be made in this life
-	taken  []*picture
-	mail   *mail
-	power  *rand.Rand
+	mu      sync.Mutex // guards what follows
+	at      *site      // of the life that runs
+	due     bool       // a drive is missing in it
+	known   *known     // in that life
+	steps   int        // of the disk until the next cut
+	told    int        // answers until the next cut
+	wanted  int        // cuts that are to be made in this life
+	taken   []*picture
+	mail    *mail
+	power   *rand.Rand
 
 	cuts, looks, quiet, lateCommits, rotten int
 }
@@ -115,7 +116,7 @@ func (w *world) cut(cause string) {
 		return
 	}
 	cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 10, 50, 90}[w.power.IntN(4)], RNG: w.power}
-	p := &picture{absent: slices.Clone(w.at.absent), cause: cause}
+	p := &picture{absent: slices.Clone(w.at.absent), due: w.due, cause: cause}
 	p.known = w.known.clone(func() { p.fs = w.at.fs.CrashClone(cfg) })
 	p.late = w.mail.take()
 	w.taken = append(w.taken, p)
@@ -147,7 +148,7 @@ func (w *world) begin(p *picture, wanted int) *site {
 		return pausingShards{Shards: s, pause: 2 * w.plan.quarantine}
 	}
 	w.at.metadata = func(m object.Metadata) object.Metadata { return courier{Metadata: m, mail: w.mail} }
-	w.known, w.taken, w.wanted = p.known, nil, wanted
+	w.known, w.taken, w.wanted, w.due = p.known, nil, wanted, false
 	w.known.told = w.answered
 	w.schedule()
 	if w.plant != nil {
@@ -295,6 +296,9 @@ func (w *world) live(ctx context.Context, p *picture, wanted int) (left []*pictu
 	missing := w.plan.scheme.Parity > 1 && w.rng.IntN(5) == 0
 	if missing {
 		at.skip = []string{w.away}
+		w.mu.Lock()
+		w.due = true
+		w.mu.Unlock()
 	}
 	s, err := at.open(ctx)
 	if err != nil {
@@ -378,7 +382,8 @@ func (w *world) work(ctx context.Context, s *store) error {
 // look starts what a power cut has left and only looks at it.
 func (w *world) look(ctx context.Context, p *picture) error {
 	at := w.begin(p, 0)
-	if w.plan.scheme.Parity > 0 && w.rng.IntN(5) == 0 {
+	damaged := w.plan.scheme.Parity > 0 && w.rng.IntN(5) == 0
+	if damaged {
 		if err := w.damage(p.fs); err != nil {
 			return err
 		}
@@ -391,7 +396,7 @@ func (w *world) look(ctx context.Context, p *picture) error {
 	if err = s.settle(ctx, p.known); err == nil {
 		err = w.deliver(ctx, s, p)
 	}
-	if err == nil && w.rng.IntN(6) == 0 {
+	if err == nil && (w.rng.IntN(6) == 0 || (damaged || p.due) && w.rng.IntN(2) == 0) {
 		if err = w.quiesce(ctx, s); err == nil {
 			err = s.settle(ctx, p.known)
 		}

@@ -94,10 +94,23 @@ func (f *fenceFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fenceFile{File: file, fs: f, name: name}, nil
+	return &fenceDir{fenceFile{File: file, fs: f, name: name}}, nil
 }
 
-// fenceFile is a file that was made, or a directory.
+// fenceDir is a directory. Pebble panics if one cannot be synced, also while it
+// opens.
+type fenceDir struct{ fenceFile }
+
+// Sync implements vfs.File. It does not return after a failure.
+func (f *fenceDir) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		f.fs.fail(fmt.Errorf("replica: sync directory %s: %w", f.name, err))
+		select {}
+	}
+	return f.fs.check("sync", f.name, nil)
+}
+
+// fenceFile is a file that was made.
 type fenceFile struct {
 	vfs.File
 	fs   *fenceFS
