@@ -70,7 +70,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		return nil, err
 	}
 	if err := p.waitReady(ctx, endpoints); err != nil {
-		err = fmt.Errorf("%s: %w\n%s", p.cmd, err, p.tail())
+		err = fmt.Errorf("%s: %w\n%s", p.cmd, err, p.Tail())
 		return nil, errors.Join(err, p.Kill())
 	}
 	p.StartTime = time.Since(begin)
@@ -200,7 +200,7 @@ func (p *Process) Stop() error {
 	defer p.log.Close()
 	select {
 	case <-p.exited:
-		return fmt.Errorf("server had ended on its own: %w\n%s", p.exitError(), p.tail())
+		return fmt.Errorf("server had ended on its own: %w\n%s", p.exitError(), p.Tail())
 	default:
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -213,10 +213,10 @@ func (p *Process) Stop() error {
 	case <-limit.C:
 		p.cmd.Process.Kill()
 		<-p.exited
-		return fmt.Errorf("server did not end within %v of SIGTERM\n%s", stopLimit, p.tail())
+		return fmt.Errorf("server did not end within %v of SIGTERM\n%s", stopLimit, p.Tail())
 	}
 	if p.err != nil {
-		return fmt.Errorf("server, after SIGTERM: %w\n%s", p.err, p.tail())
+		return fmt.Errorf("server, after SIGTERM: %w\n%s", p.err, p.Tail())
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func (p *Process) Kill() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("server had ended on its own: %w\n%s", cmp.Or(p.err, killed, errors.New("exit code 0")), p.tail())
+	return fmt.Errorf("server had ended on its own: %w\n%s", cmp.Or(p.err, killed, errors.New("exit code 0")), p.Tail())
 }
 
 // Exited is closed when the process has ended, for whatever reason.
@@ -245,8 +245,8 @@ func (p *Process) exitError() error {
 	return cmp.Or(p.err, errors.New("exit code 0"))
 }
 
-// tail returns the last 16 KiB that the server printed.
-func (p *Process) tail() []byte {
+// Tail returns the last 16 KiB that the server printed.
+func (p *Process) Tail() []byte {
 	file, err := os.Open(p.log.Name())
 	if err != nil {
 		return []byte(err.Error())

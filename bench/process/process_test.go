@@ -71,7 +71,7 @@ func TestStartStop(t *testing.T) {
 		if _, err := ReadMemory(p.PID); err != nil {
 			t.Error(err)
 		}
-		if got := string(p.tail()); !strings.Contains(got, "--drives /a,/b --encryption off") {
+		if got := string(p.Tail()); !strings.Contains(got, "--drives /a,/b --encryption off") {
 			t.Errorf("arguments: %s", got)
 		}
 		if err := p.Stop(); err != nil {

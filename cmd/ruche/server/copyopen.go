@@ -22,7 +22,7 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 	if len(places) == 0 {
 		return nil, quorumLost(k.missing(), nil)
 	}
-	e, err := replica.OpenReplicated(places, k.p.replicatedOptions(len(places)))
+	e, err := replica.OpenReplicated(places, k.p.replicatedOptions(len(places), places...))
 	if err != nil {
 		if errors.Is(err, replica.ErrAbsurdClock) {
 			return nil, k.p.openingError(k.p.localPath(), err)
@@ -96,12 +96,17 @@ func (p *process) storeOptions(at replica.Place) replica.StoreOptions {
 	return replica.StoreOptions{Options: replica.Options{FS: at.FS, Now: p.Now, Logger: p.Log.With("part", "metadata")}, Want: at.Want}
 }
 
-// replicatedOptions share the memory of one copy among several.
-func (p *process) replicatedOptions(copies int) replica.ReplicatedOptions {
+// replicatedOptions share the memory of one copy among several, of which those
+// in places are known.
+func (p *process) replicatedOptions(copies int, places ...replica.Place) replica.ReplicatedOptions {
 	o := p.metadataOptions()
 	o.OnFailure = func(err error) { p.Log.Error("too few copies of the metadata are left; nothing is served", "err", err) }
 	o.CacheBytes = max(96<<20/int64(copies), 16<<20)
-	turn := turnBytes(memory(), copies)
+	var reserves []int64
+	for _, at := range places {
+		reserves = append(reserves, p.storeReserve(at.Dir))
+	}
+	turn := turnBytes(memory(), copies, reserves)
 	o.MemTableBytes = turn + turn/2 // rows take more than the commands that write them
 	return replica.ReplicatedOptions{StoreOptions: replica.StoreOptions{Options: o, TurnBytes: turn}, Tick: p.MetadataTick}
 }

@@ -35,7 +35,7 @@ func (k *copyKeeper) grow(ctx context.Context) error {
 		if err := replica.Grow(at.Dir, at.Want, k.p.storeOptions(at)); err != nil {
 			return k.reopen(err)
 		}
-		e, err := replica.OpenReplicated([]replica.Place{at}, k.p.replicatedOptions(3))
+		e, err := replica.OpenReplicated([]replica.Place{at}, k.p.replicatedOptions(3, at))
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func (k *copyKeeper) shrink(ctx context.Context) error {
 			return nil, err
 		}
 		if err := replica.Shrink(at.Dir, k.p.storeOptions(at)); err != nil {
-			e, again := replica.OpenReplicated([]replica.Place{at}, k.p.replicatedOptions(1))
+			e, again := replica.OpenReplicated([]replica.Place{at}, k.p.replicatedOptions(1, at))
 			if again != nil {
 				return nil, errors.Join(err, again)
 			}
