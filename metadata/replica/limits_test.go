@@ -370,6 +370,38 @@ func TestOpenOnAFullDiskFails(t *testing.T) {
 	}
 }
 
+// TestPreallocationNeedsNoSpace: a log for which no space can be set aside is
+// written all the same while there is room for what comes.
+func TestPreallocationNeedsNoSpace(t *testing.T) {
+	t.Parallel()
+	var refused atomic.Int64
+	fs := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFilePreallocate {
+			refused.Add(1)
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	l, err := replica.Open(t.TempDir(), replica.Options{FS: fs, ReserveBytes: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	prepare(t, l)
+	for i := range 20 {
+		if _, err := l.Commit(t.Context(), put(request(1, i), "a", "x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused.Load() == 0 {
+		t.Error("nothing was preallocated")
+	}
+}
+
 func TestBallastSavesAStart(t *testing.T) {
 	t.Parallel()
 	o := replica.Options{ReserveBytes: 80 << 20, Now: fixed(start), DiskUsage: func() (vfs.DiskUsage, error) {
