@@ -25,7 +25,7 @@ unit: ## unit, datadriven and contract tests with the race detector
 long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
 	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadata, 1,000 kill -9 1,000,000 checked calls with 1, 3 and 5 copies, power cuts of devices
+soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadata, 10,200 kill -9 and 3,000,000 checked calls with 1, 3 and 5 copies, 10,200 power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
 	seed=$$(date +%s); for n in $$(seq 100); do \
 	  go test -count=1 -timeout 60m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$((seed + 50 * n)) -sim-seeds=50 || exit 1; \
@@ -33,18 +33,18 @@ soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadat
 	RUCHE_DISASTERS=200 go test -count=1 -timeout 240m -run 'Disasters$$' ./gateway/object -disaster-seed=$$(date +%s)
 	$(MAKE) build
 	for n in 1 3 5; do \
-	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_KILLS=1000 go test -count=1 -timeout 240m -v ./conformance/kill || exit 1; \
+	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_KILLS=3400 go test -count=1 -timeout 240m -v ./conformance/kill || exit 1; \
 	  RUCHE_METADATA_REPLICAS=$$n RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=1000000 go test -count=1 -timeout 240m -v -run Linear ./conformance/linear || exit 1; \
 	done
-	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 RUCHE_CUTS=1000 go test -count=1 -timeout 300m -v ./conformance/devices
+	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 RUCHE_CUTS=3400 go test -count=1 -timeout 600m -v ./conformance/devices
 	RUCHE_BIN=$(BIN) RUCHE_COPY_OBJECTS=1000000 go test -count=1 -parallel 1 -timeout 240m -v ./conformance/copies
 
-blackbox: build ## S3 suite, Go SDK clients, 50 kill -9, order of answers and memory against servers of our own
-	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory
+blackbox: build ## S3 suite, Go SDK clients, 300 kill -9, order of answers and memory against servers of our own
+	RUCHE_KILLS=300 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory
 
-replicated: build ## S3 suite, kills and order of answers once more with three copies of the metadata; faults and changes of copies
-	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=20 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear
-	RUCHE_METADATA_REPLICAS=5 RUCHE_KILLS=10 RUCHE_LIN_OPS=5000 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance/kill ./conformance/linear
+replicated: build ## S3 suite, 200 kill -9 and order of answers once more with three and five copies of the metadata; faults and changes of copies
+	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=120 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear
+	RUCHE_METADATA_REPLICAS=5 RUCHE_KILLS=80 RUCHE_LIN_OPS=5000 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance/kill ./conformance/linear
 	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance/faults ./conformance/copies
 
 lint: ## gofmt, vet, staticcheck
@@ -52,7 +52,7 @@ lint: ## gofmt, vet, staticcheck
 	go vet ./...
 	go tool staticcheck ./...
 
-fuzz: ## every fuzz target for FUZZTIME (10s)
+fuzz: ## every fuzz target for FUZZTIME (10s), as many at a time as there are processors
 	./conformance/tools/fuzz.sh $(or $(FUZZTIME),10s)
 
 conformance: build ## every real client, over TLS and plain HTTP; as root, devices that fail and power cuts
@@ -70,7 +70,7 @@ proof: build ## the tests that count, their figures filed in bench/results
 docs: ## docs/performance.md and docs/durability.md, from the figures in bench/results
 	go run ./bench/docs
 
-check: lint test replicated conformance ## all of CI
+check: lint test fuzz replicated conformance ## all of CI
 
 clean: ## remove what was built; data stays
 	rm -rf bin .cache

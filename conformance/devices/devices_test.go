@@ -12,9 +12,10 @@ import (
 // one after the other, replaces one with an empty device, and mounts the other
 // again.
 func TestDevicesThatAreCutOff(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "5")
 	m.await("five copies", well(5))
-	l := m.load(true)
+	l := m.load(8)
 	l.pass("all devices", 3*time.Second)
 	for n, drive := range []int{2, 4} {
 		if err := m.devices[drive-1].Cut(); err != nil {
@@ -56,9 +57,10 @@ func TestDevicesThatAreCutOff(t *testing.T) {
 // TestDeviceThatHangs has all writes to a device with a copy wait: the others
 // do not wait for it. Then it goes on as if nothing had been.
 func TestDeviceThatHangs(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "auto") // five: state directory and drives are on nine devices
 	m.await("five copies", well(5))
-	l := m.load(false) // drives have their own ways with a device that hangs
+	l := m.load(0) // drives have their own ways with a device that hangs
 	l.pass("all devices", 3*time.Second)
 	d := m.devices[0]
 	if err := d.Freeze(); err != nil {
@@ -80,9 +82,10 @@ func TestDeviceThatHangs(t *testing.T) {
 // TestDeviceThatIsFull fills a device with a copy: the others take writes, and
 // so does it once there is room again.
 func TestDeviceThatIsFull(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "auto") // five: state directory and drives are on nine devices
 	m.await("five copies", well(5))
-	l := m.load(true)
+	l := m.load(8)
 	l.pass("all devices", 3*time.Second)
 	name := filepath.Join(m.devices[2].Path, "of-somebody-else")
 	if err := Fill(name); err != nil {

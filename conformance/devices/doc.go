@@ -4,19 +4,19 @@
 // metadata on them make of it: clients must not notice, but for calls that are
 // tried again.
 //
-// The devices are files on loop devices, with ext4. Those that are to answer
-// with I/O errors lie in a tmpfs of their own, which is filled. Slow devices
-// need the blkio controller of cgroup version 1; where it is missing, that test
-// alone is skipped. Only root may make them, on
-// a machine that lets it: elsewhere the tests are skipped, also if RUCHE_REQUIRE
-// is 1, and "make conformance" says so. They are skipped with -short, too.
+// The devices are files in memory on loop devices, with ext4 or xfs. Those that
+// are to answer with I/O errors lie in a tmpfs of their own, which is filled.
+// Slow devices need the blkio controller of cgroup version 1; where it is
+// missing, those tests alone are skipped. Only root may make them, on a machine
+// that lets it: elsewhere the tests are skipped, also if RUCHE_REQUIRE is 1, and
+// "make conformance" says so. They are skipped with -short, too.
 //
 //	RUCHE_BIN      the ruche program; without it the tests are skipped
 //	RUCHE_REQUIRE  1 has them fail instead, and where mkfs.ext4 or mount is
 //	               missing or fails
 //	RUCHE_LIN_OPS  how many calls are checked for one order while devices fail,
 //	               10,000 if not set
-//	RUCHE_CUTS     how often the power of all devices fails, 20 if not set
+//	RUCHE_CUTS     how often the power of all devices fails, 34 if not set
 //	RUCHE_SEED     seed of both
 package devices
 
@@ -24,6 +24,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,13 +140,16 @@ func (d *Device) Remove() error {
 	return err
 }
 
-// throttle is where the writes a second of a device are limited, for all
-// processes and for the kernel.
-const throttle = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device"
+// Where the writes and reads a second of a device are limited, for all processes
+// and for the kernel.
+const (
+	throttleWrites = "/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device"
+	throttleReads  = "/sys/fs/cgroup/blkio/blkio.throttle.read_iops_device"
+)
 
 // CanSlow returns why devices cannot be slowed here, nil if they can.
 func CanSlow() error {
-	f, err := os.OpenFile(throttle, os.O_WRONLY, 0)
+	f, err := os.OpenFile(throttleWrites, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("no way to slow a device: %w", err)
 	}
@@ -154,12 +158,34 @@ func CanSlow() error {
 
 // Slow lets the device carry out so many writes a second at most, until it is
 // called with 0.
-func (d *Device) Slow(writes int) error {
+func (d *Device) Slow(writes int) error { return d.limit(throttleWrites, writes) }
+
+// SlowReads lets the device carry out so many reads a second at most, until it
+// is called with 0. What the kernel has in memory of files on it is dropped, so
+// that it must be read.
+func (d *Device) SlowReads(reads int) error {
+	if err := d.limit(throttleReads, reads); err != nil || reads == 0 {
+		return err
+	}
+	return filepath.WalkDir(d.Path, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return nil // gone meanwhile
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return nil // the same
+		}
+		defer f.Close()
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	})
+}
+
+func (d *Device) limit(throttle string, operations int) error {
 	var stat unix.Stat_t
 	if err := unix.Stat(d.Path, &stat); err != nil {
 		return fmt.Errorf("stat %s: %w", d.Path, err)
 	}
-	rule := fmt.Sprintf("%d:%d %d", unix.Major(stat.Dev), unix.Minor(stat.Dev), writes)
+	rule := fmt.Sprintf("%d:%d %d", unix.Major(stat.Dev), unix.Minor(stat.Dev), operations)
 	return os.WriteFile(throttle, []byte(rule), 0o644)
 }
 

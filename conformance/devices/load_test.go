@@ -20,7 +20,7 @@ import (
 // the metadata, so that every copy that leads is asked.
 type load struct {
 	ctx   context.Context // ends with the test
-	large bool            // some bodies lie on drives
+	large int             // every so many bodies lie on drives; 0: none
 	m     *machine
 	core  *minio.Core
 	stop  chan struct{}
@@ -29,14 +29,16 @@ type load struct {
 	mu      sync.Mutex // guards what follows
 	stored  map[string][]byte
 	calls   int
-	again   int // calls that were tried again
+	again   int   // calls that were tried again
+	why     error // of one of these
 	longest time.Duration
 	puts    []time.Duration // of the writes that were not tried again
+	gets    []time.Duration // of the reads
 	lastPut time.Time
 	gap     time.Duration // longest time without a write that was acknowledged
 }
 
-func (m *machine) load(large bool) *load {
+func (m *machine) load(large int) *load {
 	m.t.Helper()
 	l := &load{large: large, m: m, core: m.client(), stored: make(map[string][]byte)}
 	for i := range buckets {
@@ -80,7 +82,7 @@ func (l *load) write(w int) {
 		}
 		key := fmt.Sprintf("%s-%d/%d/%d", bucket, n%buckets, w, n%keys)
 		size := 100 + random.IntN(4000)
-		if l.large && n%8 == 0 {
+		if l.large > 0 && n%l.large == 0 {
 			size = 100_000
 		}
 		body := bytes.Repeat([]byte(fmt.Sprintf("%d-%d;", w, n)), size/8)
@@ -131,12 +133,19 @@ func (l *load) try(what string, call func(context.Context) error) bool {
 			l.calls++
 			l.again += min(attempt, 1)
 			l.longest = max(l.longest, time.Since(began))
-			if attempt == 0 && strings.HasPrefix(what, "PUT ") {
-				l.puts = append(l.puts, time.Since(began))
+			switch took := time.Since(began); {
+			case attempt > 0:
+			case strings.HasPrefix(what, "PUT "):
+				l.puts = append(l.puts, took)
+			default:
+				l.gets = append(l.gets, took)
 			}
 			l.mu.Unlock()
 			return true
 		}
+		l.mu.Lock()
+		l.why = err
+		l.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			if l.ctx.Err() == nil {
@@ -151,8 +160,11 @@ func (l *load) try(what string, call func(context.Context) error) bool {
 // passed is how clients have fared.
 type passed struct {
 	p50, p99 time.Duration // of writes
+	get99    time.Duration // of reads, as p99
 	gap      time.Duration // longest time without an acknowledged write
 	longest  time.Duration // of a call, until it succeeded
+	again    int           // calls that were tried again
+	why      error         // of one of these
 }
 
 // pass lets clients work for a while, and tells how they have fared since the
@@ -170,13 +182,17 @@ func (l *load) pass(what string, d time.Duration) passed {
 	if n := len(l.puts); n > 0 {
 		p.p50, p.p99 = l.puts[n/2], l.puts[n*99/100]
 	}
-	p.gap, p.longest = max(l.gap, time.Since(l.lastPut)), l.longest
-	l.m.t.Logf("%s: %d calls, %d of them tried again, the longest took %v; PUT p50 %v, p99 %v; longest time without an acknowledged PUT %v", what, l.calls-before, l.again,
-		l.longest.Round(time.Millisecond), p.p50.Round(100*time.Microsecond), p.p99.Round(100*time.Microsecond), p.gap.Round(time.Millisecond))
+	slices.Sort(l.gets)
+	if n := len(l.gets); n > 0 {
+		p.get99 = l.gets[n*99/100]
+	}
+	p.again, p.why, p.gap, p.longest = l.again, l.why, max(l.gap, time.Since(l.lastPut)), l.longest
+	l.m.t.Logf("%s: %d calls, %d of them tried again, the longest took %v; PUT p50 %v, p99 %v, GET p99 %v; longest time without an acknowledged PUT %v", what, l.calls-before, l.again,
+		l.longest.Round(time.Millisecond), p.p50.Round(100*time.Microsecond), p.p99.Round(100*time.Microsecond), p.get99.Round(100*time.Microsecond), p.gap.Round(time.Millisecond))
 	if l.calls == before {
 		l.m.t.Errorf("%s: no call succeeded in %v", what, d)
 	}
-	l.longest, l.again, l.puts, l.gap = 0, 0, nil, 0
+	l.longest, l.again, l.why, l.puts, l.gets, l.gap = 0, 0, nil, nil, nil, 0
 	return p
 }
 

@@ -23,6 +23,7 @@ import (
 const (
 	drives      = 8 // 5+3: with two away, writes go on
 	deviceBytes = 192 << 20
+	memoryBytes = 4 << 30 // more than all devices of a machine
 	bucket      = "devices"
 	region      = "fr-metro"
 	writers     = 4
@@ -48,7 +49,7 @@ type machine struct {
 func newMachine(t *testing.T, copies string, failing ...int) *machine {
 	t.Helper()
 	bin := possible(t)
-	m := &machine{t: t, home: t.TempDir()}
+	m := &machine{t: t, home: memory(t)}
 	for i := range drives {
 		name := fmt.Sprintf("d%d", i+1)
 		var d *Device
@@ -70,10 +71,27 @@ func newMachine(t *testing.T, copies string, failing ...int) *machine {
 		m.options.Drives = append(m.options.Drives, d.Path)
 	}
 	m.options.Bin, m.options.Data, m.options.AccessKey, m.options.SecretKey = bin, filepath.Join(m.home, "data"), "DEVICETEST", "secret-of-the-device-test"
-	m.options.Args = []string{"--ballast", "0", "--preallocate", "1MiB", "--metadata-replicas", copies}
+	m.options.Args = []string{"--ballast", "0", "--preallocate", "1MiB", "--trash-grace", "1s", "--metadata-replicas", copies}
 	m.start()
 	t.Cleanup(m.end)
 	return m
+}
+
+// memory returns a directory in memory: with the images of devices there, a sync
+// takes as long as the file systems on them need, whatever else the machine's
+// disk has to do.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := run("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", memoryBytes), "tmpfs", dir); err != nil {
+		missing(t, fmt.Sprintf("no file system in memory here: %v", err))
+	}
+	t.Cleanup(func() {
+		if err := run("umount", "-l", dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // possible returns the program, and skips the test where devices cannot be made.
@@ -158,6 +176,7 @@ type copies struct {
 type copyStatus struct {
 	Replica, Leads int
 	Path, Health   string
+	Reason         string
 }
 
 // status asks how the copies are.
@@ -182,7 +201,7 @@ func (m *machine) await(what string, ok func(c *copies) bool) {
 			return
 		}
 		if time.Since(began) > time.Minute {
-			m.t.Fatalf("%s: %+v", what, c)
+			m.t.Fatalf("%s: %+v\n%s", what, c, m.server.Tail())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -19,6 +19,7 @@ import (
 // hang, become slow, are cut off, fail and are replaced, and the server is
 // killed between.
 func TestLinearOnDevices(t *testing.T) {
+	t.Parallel()
 	calls, err := strconv.Atoi(cmp.Or(os.Getenv("RUCHE_LIN_OPS"), "10000"))
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	defaultCuts = 20
+	defaultCuts = 34 // of each: 102 in all
 	powerDrives = 6
 	xfsBytes    = 320 << 20 // xfs makes none much smaller
 	cutLoad     = 300 * time.Millisecond
@@ -30,11 +30,13 @@ const (
 // too, fails at once under load, again and again. What was acknowledged is there
 // afterwards, and all calls have one order.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		kind, copies string
 		size         int64
 	}{{"ext4", "1", deviceBytes}, {"ext4", "3", deviceBytes}, {"xfs", "3", xfsBytes}} {
 		t.Run(c.kind+" "+c.copies, func(t *testing.T) {
+			t.Parallel()
 			if _, err := exec.LookPath("mkfs." + c.kind); err != nil {
 				t.Skip(err)
 			}
@@ -98,7 +100,7 @@ func cutPower(t *testing.T, kind, copies string, size int64, cuts int, seed uint
 func newPowered(t *testing.T, kind, copies string, size int64) *machine {
 	t.Helper()
 	bin := possible(t)
-	m := &machine{t: t, home: t.TempDir()}
+	m := &machine{t: t, home: memory(t)}
 	for i := range powerDrives + 1 {
 		d, err := Make(m.home, fmt.Sprintf("d%d", i+1), kind, size)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 // TestTwoOfFive has two of five devices with copies fail in different ways
 // while clients write, and replaces their copies while they go on.
 func TestTwoOfFive(t *testing.T) {
+	t.Parallel()
 	const first, second = 1, 3 // drives
 	cut := func(d *Device) error { return d.Cut() }
 	full := func(d *Device) error { return Fill(filepath.Join(d.Path, "of-somebody-else")) }
@@ -29,9 +30,10 @@ func TestTwoOfFive(t *testing.T) {
 		{"cut off and I/O errors", cut, failing, second, []string{"failed"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t, "5", c.fails)
 			m.await("five copies", well(5))
-			l := m.load(true)
+			l := m.load(8)
 			l.pass("all devices", 2*time.Second)
 			t.Logf("d%d leads %d groups", first, m.lead(first))
 			if err := c.one(m.devices[first-1]); err != nil {
@@ -67,9 +69,10 @@ func TestTwoOfFive(t *testing.T) {
 // TestAllDevicesFull leaves no copy of the metadata room: writes are refused
 // with an answer, reads go on, and so do writes once there is room.
 func TestAllDevicesFull(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, "3")
 	m.await("three copies", well(3))
-	l := m.load(false)
+	l := m.load(0)
 	l.pass("all devices", 2*time.Second)
 	l.halt()
 	for _, d := range m.devices[:3] {
