@@ -28,7 +28,7 @@ type RecoveryStats struct {
 	Removed      int   // of them, files that held nothing
 	Unreadable   int   // of them, files of which not even the header could be read
 	Records      int   // rows added
-	Damaged      int   // records with a sound header alone; those of shards have rows too
+	Damaged      int   // records with a sound header alone, and headers that are lost; those of shards with one have rows too
 	Newer        int   // records of a newer format, whose segments stay as they are
 	Twins        int   // shards that had several records, of which one is left
 	Bytes        int64 // of all these files
@@ -314,7 +314,7 @@ func (d *Drive) recoverScanned(f vfs.File, dir uint32, id segment.ID, size int64
 	if err != nil {
 		return err
 	}
-	d.recovered.Damaged += stats.Damaged
+	d.recovered.Damaged += stats.Damaged + stats.Lost
 	d.recovered.Newer += stats.Incompatible
 	if stats.Records+stats.Damaged+stats.Incompatible == 0 {
 		return d.recoverNothing(f, dir, id, size)

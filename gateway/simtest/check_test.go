@@ -238,7 +238,7 @@ func (s *store) auditChunk(ctx context.Context, a *audit, table *metadata.PGTabl
 			continue
 		}
 		ref := metadata.ShardRef{PG: c.Chunk.PG, Shard: metadata.ShardID{Chunk: c.Chunk.ID, Index: uint8(i)}}
-		name := fmt.Sprintf("shard %d of %s", i, hexOf(c.Chunk.ID[:]))
+		name := fmt.Sprintf("shard %d of %s, generation %d, on %s", i, hexOf(c.Chunk.ID[:]), c.Chunk.Generation, s.path(drive))
 		if !mine[ref.Shard] {
 			a.missing = append(a.missing, name)
 			continue
@@ -249,6 +249,15 @@ func (s *store) auditChunk(ctx context.Context, a *audit, table *metadata.PGTabl
 			}
 		}
 	}
+}
+
+// path says where a drive is mounted.
+func (s *store) path(drive topology.DriveID) string {
+	d, err := s.node.Drive(drive)
+	if err != nil {
+		return drive.String()
+	}
+	return d.Path()
 }
 
 // verify reads a shard whole and holds its sums against the digest in the

@@ -402,7 +402,7 @@ func (w *world) look(ctx context.Context, p *picture) error {
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("after a cut %s: %w", p.cause, err)
+		err = fmt.Errorf("after a cut %s, %s missing=%v damaged=%v: %w", p.cause, w.away, p.due, damaged, err)
 	}
 	return errors.Join(err, s.close())
 }

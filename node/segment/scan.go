@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ type ScanStats struct {
 	Records      int   // whole records
 	Damaged      int   // sound headers without a sound body or footer
 	Incompatible int   // records of a newer format, left alone
+	Lost         int   // places behind a record at which something else than a header or zeros begins
 	Skipped      int64 // bytes in which no header begins
 }
 
@@ -37,6 +39,15 @@ func Scan(r io.ReaderAt, id ID, size int64, visit func(e Entry, f *Footer) error
 		if err != nil {
 			return stats, err
 		}
+		if at > off && off == s.begins {
+			void, err := s.isVoid(off)
+			if err != nil {
+				return stats, err
+			}
+			if !void {
+				stats.Lost++
+			}
+		}
 		stats.Skipped += at - off
 		if at >= size {
 			break
@@ -57,10 +68,18 @@ type scanner struct {
 	visit  func(Entry, *Footer) error
 	stats  *ScanStats
 	verify []byte
+	begins int64  // where the next record should, if the one before is known
 	open   *Entry // a record without a sound footer, until its end is known
 
 	window []byte // bytes of the file from start on
 	start  int64
+}
+
+// isVoid reports whether a freed record or nothing begins at off: zeros.
+func (s *scanner) isVoid(off int64) (bool, error) {
+	head := make([]byte, min(Align, s.size-off))
+	n, err := readUpTo(s.r, head, off)
+	return len(bytes.Trim(head[:n], "\x00")) == 0, err
 }
 
 // nextHeader returns the first offset from off on at which a header may begin,
@@ -110,6 +129,9 @@ func (s *scanner) record(off int64) (int64, error) {
 	case errors.Is(err, ErrIncompatible):
 		return off + Align, s.incompatible(off)
 	case errors.Is(err, ErrBad), errors.Is(err, ErrVoid):
+		if off == s.begins {
+			s.stats.Lost++ // what looked like a header is none
+		}
 		s.stats.Skipped += Align
 		return off + Align, nil
 	case err != nil:
@@ -140,7 +162,8 @@ func (s *scanner) record(off int64) (int64, error) {
 	} else {
 		s.stats.Records++
 	}
-	return off + length, s.visit(e, f)
+	s.begins = off + length
+	return s.begins, s.visit(e, f)
 }
 
 // sums is how many sums the footer behind a header has.

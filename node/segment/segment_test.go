@@ -300,6 +300,33 @@ func TestScanNewerFormat(t *testing.T) {
 	}
 }
 
+// TestScanLostHeader counts headers that have rotted, of whatever bytes, and no
+// freed records.
+func TestScanLostHeader(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(17, 18))
+	id := segment.ID{5}
+	rec, framed, f := shard(rng, 64)
+	length := int64(len(record(id, 0, rec, framed, f, false)))
+	for name, c := range map[string]struct {
+		rot  func(header []byte)
+		lost int
+	}{
+		"magic": {func(h []byte) { h[0] ^= 1 }, 1},
+		"field": {func(h []byte) { h[20] ^= 1 }, 1},
+		"freed": {func(h []byte) { clear(h) }, 0},
+	} {
+		for no := range int64(3) {
+			file := slices.Concat(record(id, 0, rec, framed, f, false), record(id, length, rec, framed, f, false), record(id, 2*length, rec, framed, f, false))
+			c.rot(file[no*length:][:segment.Align])
+			stats, err := segment.Scan(bytes.NewReader(file), id, int64(len(file)), func(segment.Entry, *segment.Footer) error { return nil })
+			if err != nil || stats.Records != 2 || stats.Lost != c.lost || stats.Damaged != 0 {
+				t.Errorf("%s of record %d: scan = %+v, %v", name, no, stats, err)
+			}
+		}
+	}
+}
+
 // TestScanForeignRecords says that what a client stores never passes for a
 // record, nor a record of another segment or place.
 func TestScanForeignRecords(t *testing.T) {
