@@ -22,11 +22,15 @@ test: unit long blackbox ## everything a change must pass, under 10 minutes
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
 
-long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
-	go test -timeout 15m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
+long: ## what -short leaves out, without it: 7,000 power cuts of a drive and 3,000 of whole stores, 24 planted bugs, 100 simulated clusters, long bodies, faults
+	RUCHE_SIM_CUTS=7000 go test -timeout 20m ./cmd/... ./gateway/object ./gateway/recovery ./gateway/simtest ./metadata/replica ./metadata/simtest ./node
 
-soak: ## 100,000 power cuts, 5,000 simulated clusters, 600 losses of all metadata, 10,200 kill -9 and 3,000,000 checked calls with 1, 3 and 5 copies, 10,200 power cuts of devices
+soak: ## 100,000 power cuts of a drive and 1,000,000 of whole stores, 10,000 objects that rot, 5,000 simulated clusters, 600 losses of all metadata, 10,200 kill -9 and 3,000,000 checked calls with 1, 3 and 5 copies, 10,200 power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
+	seed=$$(date +%s); for n in $$(seq 40); do \
+	  go test -count=1 -timeout 240m -v -run 'PowerCuts$$' ./gateway/simtest -sim-seed=$$((seed + n)) -sim-cuts=25000 || exit 1; \
+	done
+	go test -count=1 -timeout 240m -v -skip 'PowerCuts$$' ./gateway/simtest -sim-seed=$$(date +%s) -sim-objects=10000 -sim-all
 	seed=$$(date +%s); for n in $$(seq 100); do \
 	  go test -count=1 -timeout 60m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$((seed + 50 * n)) -sim-seeds=50 || exit 1; \
 	done
