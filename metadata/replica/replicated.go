@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -183,19 +184,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 
 // openStores opens what can be opened, and lets it run.
 func (e *Replicated) openStores(places []Place) error {
-	var opened []*Store
-	var errs []error
-	for _, p := range places {
-		s, err := OpenStore(p.Dir, e.storeOptions(p))
-		if err != nil {
-			e.opts.Logger.Error("metadata store does not open", "store", p.Dir, "err", err)
-			errs = append(errs, err)
-			e.refused = append(e.refused, Refusal{p, err})
-			continue
-		}
-		opened = append(opened, s)
-	}
-	err := errors.Join(errs...)
+	opened, err := e.openEach(places)
 	if len(opened) > 0 {
 		err = e.checkStores(opened)
 	}
@@ -205,11 +194,64 @@ func (e *Replicated) openStores(places []Place) error {
 		}
 		return err
 	}
+	first := campaigners(opened)
 	for _, s := range opened {
 		err = errors.Join(err, e.add(newRunner(s, e)))
 	}
-	e.spread()
+	e.spread(first)
 	return err
+}
+
+// openEach opens all stores at the same time: they are on devices of their own.
+func (e *Replicated) openEach(places []Place) (opened []*Store, err error) {
+	stores, errs := make([]*Store, len(places)), make([]error, len(places))
+	var opening sync.WaitGroup
+	for i, p := range places {
+		opening.Go(func() { stores[i], errs[i] = OpenStore(p.Dir, e.storeOptions(p)) })
+	}
+	opening.Wait()
+	for i, p := range places {
+		if errs[i] != nil {
+			e.opts.Logger.Error("metadata store does not open", "store", p.Dir, "err", errs[i])
+			e.refused = append(e.refused, Refusal{p, errs[i]})
+			continue
+		}
+		opened = append(opened, stores[i])
+	}
+	return opened, errors.Join(errs...)
+}
+
+// campaigners chooses for each group the store that asks for its leadership
+// first: of the voters whose logs have most, which are those that get votes, not
+// always the same one.
+func campaigners(stores []*Store) (first [groupCount]uint64) {
+	all := make([]StoreStatus, len(stores))
+	for i, s := range stores {
+		all[i] = s.Status()
+	}
+	for g := range first {
+		var best []*StoreStatus
+		for i := range all {
+			s := &all[i]
+			if s.Err != nil || !slices.Contains(s.Groups[g].Voters, s.Replica) {
+				continue
+			}
+			c := -1
+			if len(best) > 0 {
+				c = cmp.Or(cmp.Compare(best[0].Groups[g].LastTerm, s.Groups[g].LastTerm), cmp.Compare(best[0].Groups[g].Last, s.Groups[g].Last))
+			}
+			if c < 0 {
+				best = best[:0]
+			}
+			if c <= 0 {
+				best = append(best, s)
+			}
+		}
+		if len(best) > 0 {
+			first[g] = best[g%len(best)].Replica
+		}
+	}
+	return first
 }
 
 // checkStores finds stores that do not belong together, and an absurd clock.
@@ -258,12 +300,11 @@ func (e *Replicated) add(r *runner) error {
 
 // spread lets every store ask for the leadership of its share of the groups,
 // instead of waiting until a leader that nobody has is missed.
-func (e *Replicated) spread() {
-	runners := *e.runners.Load()
-	for i, r := range runners {
+func (e *Replicated) spread(first [groupCount]uint64) {
+	for _, r := range *e.runners.Load() {
 		r.mail.call(func(s *Store) {
 			for g := uint32(0); s != nil && g < groupCount; g++ {
-				if int(g)%len(runners) == i || s.onlyVoter(g) {
+				if first[g] == r.id() || s.onlyVoter(g) {
 					s.Campaign(g)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -120,5 +121,41 @@ func TestReplicatedPutIsReadBack(t *testing.T) {
 	}
 	if _, err := e.Settings(t.Context(), metadata.BucketRef{Group: 5}); err == nil {
 		t.Error("Settings of no bucket: no error")
+	}
+}
+
+// TestFirstToAsk has a store that lacks entries: it is not the one that asks for
+// votes first, as it would get none, and nobody else would ask before a timeout.
+// Here none ever comes.
+func TestFirstToAsk(t *testing.T) {
+	t.Parallel()
+	for lacks := range 3 {
+		t.Run(fmt.Sprint(lacks), func(t *testing.T) {
+			t.Parallel()
+			ps := places(t, 3)
+			e, err := replica.OpenReplicated(append(slices.Clone(ps[:lacks]), ps[lacks+1:]...), engineOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			prepareReplicated(t, e)
+			for n := range 10 {
+				mustPut(t, e, n)
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+			o := engineOptions()
+			o.Tick = time.Hour
+			e, err = replica.OpenReplicated(ps, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for g := range uint32(metadata.DataGroups + 1) {
+				waitFor(t, fmt.Sprint("a leader of group ", g), func() bool { return e.Leader(g) != 0 })
+			}
+			if err := e.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }

@@ -295,7 +295,7 @@ func TestFirstStartOfThreeGoesOnAfterACrash(t *testing.T) {
 				c := settings(t, dir, three)
 				p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: io.Discard, KDF: quickKDF})
 				for _, step := range p.steps()[:cut] {
-					if err := step(t.Context()); err != nil {
+					if err := step.do(t.Context()); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -22,7 +22,9 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 	if len(places) == 0 {
 		return nil, quorumLost(k.missing(), nil)
 	}
+	began := k.p.Now()
 	e, err := replica.OpenReplicated(places, k.p.replicatedOptions(len(places), places...))
+	k.log.Debug("start", "step", "open the copies", "took", k.p.Now().Sub(began).Round(time.Millisecond/10).String())
 	if err != nil {
 		if errors.Is(err, replica.ErrAbsurdClock) {
 			return nil, k.p.openingError(k.p.localPath(), err)
@@ -35,7 +37,10 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 		}
 		k.refuse(r.Place.Want.Replica, r.Err)
 	}
-	if err := awaitLeaders(ctx, e, k.log); err != nil {
+	began = k.p.Now()
+	err = awaitLeaders(ctx, e, k.log)
+	k.log.Debug("start", "step", "agree on leaders", "took", k.p.Now().Sub(began).Round(time.Millisecond/10).String())
+	if err != nil {
 		k.noteStopped(e.Status(ctx))
 		if ctx.Err() == nil {
 			err = quorumLost(k.missing(), err)

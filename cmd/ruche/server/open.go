@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/ruche-storage/ruche/gateway"
 	"github.com/ruche-storage/ruche/gateway/admin"
@@ -22,13 +23,15 @@ import (
 // open starts all parts in the order in which they need each other. What was
 // started is closed by the caller, also after an error.
 func (p *process) open(ctx context.Context) error {
-	for _, step := range p.steps() {
+	for _, s := range p.steps() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := step(ctx); err != nil {
+		began := p.Now()
+		if err := s.do(ctx); err != nil {
 			return startError(p.dir, err)
 		}
+		p.Log.Debug("start", "step", s.name, "took", p.Now().Sub(began).Round(time.Millisecond/10).String())
 	}
 	return nil
 }
@@ -41,12 +44,38 @@ func startError(dir string, err error) error {
 	return err
 }
 
+// step is a part of a start. Its name is for logs.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
 // steps are what a start does. A first start may be cut off between any two,
 // and within each, and is carried on by the next.
-func (p *process) steps() []func(context.Context) error {
-	return []func(context.Context) error{
-		p.openState, p.bind, p.identify, p.openKeyring, p.prepareDrives, p.knowDrives, p.openMetadata, p.checkKeyring, p.openDrives, p.keyState,
-		p.openCredentials, p.openTables, p.newerTables, p.noteAbsent, p.noticeRestore, p.keepReached, p.openEngine, p.resumeReplacements, p.openFront, p.encryptOld, p.keepCopies, p.settle,
+func (p *process) steps() []step {
+	return []step{
+		{"lock the state directory", p.openState},
+		{"listen", p.bind},
+		{"identify", p.identify},
+		{"open the keyring", p.openKeyring},
+		{"prepare drives", p.prepareDrives},
+		{"know drives", p.knowDrives},
+		{"open the metadata", p.openMetadata},
+		{"check the keyring", p.checkKeyring},
+		{"open drives", p.openDrives},
+		{"key the state directory", p.keyState},
+		{"credentials", p.openCredentials},
+		{"tables", p.openTables},
+		{"tables on drives", p.newerTables},
+		{"absent drives", p.noteAbsent},
+		{"compare the metadata with drives", p.noticeRestore},
+		{"note how far the metadata has come", p.keepReached},
+		{"engine", p.openEngine},
+		{"resume replacements", p.resumeReplacements},
+		{"gateway", p.openFront},
+		{"encrypt what is not", p.encryptOld},
+		{"copies of the metadata", p.keepCopies},
+		{"settle", p.settle},
 	}
 }
 

@@ -229,7 +229,7 @@ func TestFirstStartGoesOnAfterACrash(t *testing.T) {
 			var out bytes.Buffer
 			p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: &out, KDF: quickKDF})
 			for _, step := range p.steps()[:cut] {
-				if err := step(t.Context()); err != nil {
+				if err := step.do(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -259,7 +259,7 @@ func TestFirstStartGoesOnAfterACrash(t *testing.T) {
 		c := settings(t, dir, nil)
 		p := newProcess(Options{Config: c, Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: &bytes.Buffer{}, KDF: quickKDF})
 		for _, step := range p.steps()[:7] {
-			if err := step(t.Context()); err != nil {
+			if err := step.do(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -61,7 +61,7 @@ func TestFirstStartWithAnotherNumberOfCopies(t *testing.T) {
 			}
 			p := newProcess(Options{Config: number("5"), Version: "test", Log: slog.New(slog.DiscardHandler), Now: time.Now, Out: &bytes.Buffer{}, KDF: quickKDF})
 			for _, step := range p.steps()[:7] {
-				if err := step(t.Context()); err != nil {
+				if err := step.do(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
