@@ -83,7 +83,7 @@ func (l *load) write(w int) {
 		key := fmt.Sprintf("%s-%d/%d/%d", bucket, n%buckets, w, n%keys)
 		size := 100 + random.IntN(4000)
 		if l.large > 0 && n%l.large == 0 {
-			size = 100_000
+			size = 40_000 // more would fill the devices
 		}
 		body := bytes.Repeat([]byte(fmt.Sprintf("%d-%d;", w, n)), size/8)
 		if !l.try("PUT "+key, func(ctx context.Context) error {
