@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,11 @@ func hangingRead(t *testing.T, e replica.Engine, release <-chan struct{}) {
 	t.Helper()
 	began := make(chan struct{})
 	go func() {
+		var again atomic.Bool
 		err := replica.View(context.Background(), e, testBucket.Group, func() {
+			if again.Swap(true) {
+				return // another store answers
+			}
 			close(began)
 			<-release
 		})
@@ -117,4 +122,41 @@ func TestOneCopyIsNotExchangedWhileItHangs(t *testing.T) {
 	}
 	close(release)
 	must(t, s.Close())
+}
+
+// TestReadsGoPastDeviceThatHangs has a read hang on the device of a store: its
+// client is answered by another store, and nobody asks the first one until its
+// device answers.
+func TestReadsGoPastDeviceThatHangs(t *testing.T) {
+	t.Parallel()
+	e, err := replica.OpenReplicated(places(t, 3), engineOptions())
+	must(t, err)
+	prepareReplicated(t, e)
+	release := make(chan struct{})
+	var calls atomic.Int32
+	must(t, replica.View(t.Context(), e, testBucket.Group, func() {
+		if calls.Add(1) == 1 {
+			<-release
+		}
+	}))
+	late := replica.Late(e)
+	if n := calls.Load(); n != 2 || len(late) != 1 {
+		t.Fatalf("%d stores were asked, %d are late", n, late)
+	}
+	if next := replica.Asked(e, testBucket.Group); next == 0 || next == late[0] {
+		t.Errorf("the next to be asked is store %d, late is %d", next, late)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = replica.View(ctx, e, testBucket.Group, func() { // all hang
+		cancel()
+		<-release
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("a read that nobody answers: %v", err)
+	}
+	close(release)
+	for len(replica.Late(e)) > 0 {
+		time.Sleep(time.Millisecond) // until the reads have ended
+	}
+	must(t, e.Close())
 }

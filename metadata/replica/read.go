@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/ruche-storage/ruche/metadata"
 	"github.com/ruche-storage/ruche/metadata/state"
@@ -12,7 +13,9 @@ import (
 // they began.
 type viewer interface {
 	// view calls read with the state of a group. What read returns is
-	// returned as it is.
+	// returned as it is. If read does not return soon it may be called again,
+	// with the same state from another store; view returns as soon as one of the
+	// two has.
 	view(ctx context.Context, group uint32, read func(state.View) error) error
 }
 
@@ -21,19 +24,25 @@ type reader struct{ from viewer }
 
 // query runs a read of a group's rows.
 func query[T any](ctx context.Context, r reader, group uint32, read func(state.View) (T, error)) (T, error) {
-	var res, none T
-	var failed error // of the read
+	type answer struct {
+		res    T
+		failed error
+	}
+	var none T
+	var first atomic.Pointer[answer]
 	err := r.from.view(ctx, group, func(v state.View) error {
-		res, failed = read(v)
+		res, failed := read(v)
+		first.CompareAndSwap(nil, &answer{res, failed})
 		return nil
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return none, err
-	case failed != nil && !metadata.IsRejection(failed):
-		return none, fmt.Errorf("%w: %w", metadata.ErrUnavailable, failed)
 	}
-	return res, failed
+	a := first.Load()
+	if a.failed != nil && !metadata.IsRejection(a.failed) {
+		return none, fmt.Errorf("%w: %w", metadata.ErrUnavailable, a.failed)
+	}
+	return a.res, a.failed
 }
 
 // Accounts returns all accounts in order of id.

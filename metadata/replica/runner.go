@@ -47,6 +47,7 @@ type runner struct {
 	reason     atomic.Pointer[error]
 	voter      atomic.Bool // of the root group
 	rootVoters atomic.Int32
+	overdue    atomic.Int32 // reads that are running and late
 }
 
 // applyJob is what the applying goroutine does: a work or a trim.

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ruche-storage/ruche/metadata"
@@ -11,7 +12,8 @@ import (
 
 // view runs a read of a group. It asks the group's leader, which asks a quorum
 // whether it still leads, up to where the group was committed when the read
-// began, and reads from a store that has applied as much.
+// began, and reads from a store that has applied as much; if that does not answer
+// soon, from another one besides.
 func (e *Replicated) view(ctx context.Context, group uint32, read func(state.View) error) error {
 	if err := e.enter(); err != nil {
 		return err
@@ -33,8 +35,68 @@ func (e *Replicated) view(ctx context.Context, group uint32, read func(state.Vie
 	if err != nil {
 		return e.late(ctx, err)
 	}
-	defer r.store.views.release(v)
-	return read(state.NewView(v.snap))
+	answers := make(chan error, maxTries)
+	first := &try{r: r, v: v, read: read, answers: answers}
+	go first.run()
+	hedge := time.NewTimer(viewHedge)
+	defer hedge.Stop()
+	for {
+		select {
+		case err := <-answers:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("replica: %w", context.Cause(ctx))
+		case <-hedge.C:
+			first.late()
+		}
+		if other, v := e.findView(group, index, 0); other != nil { // one that is late comes last
+			if other.overdue.Load() > 0 {
+				other.store.views.release(v)
+				continue
+			}
+			go (&try{r: other, v: v, read: read, answers: answers}).run()
+		}
+	}
+}
+
+const (
+	// viewHedge is how long a store may read before another one is asked, too.
+	viewHedge = 50 * time.Millisecond
+	maxTries  = 2 // stores that are asked
+)
+
+// try is a read of one store.
+type try struct {
+	r       *runner
+	v       *view
+	read    func(state.View) error
+	answers chan<- error // has room
+	state   atomic.Int32
+}
+
+// States of a try.
+const (
+	tryRunning = iota
+	tryLate
+	tryEnded
+)
+
+// run reads and gives the view back. It ends when the device answers: whoever
+// closes the store waits for its views.
+func (t *try) run() {
+	defer t.r.store.views.release(t.v)
+	t.answers <- t.read(state.NewView(t.v.snap))
+	if t.state.Swap(tryEnded) == tryLate {
+		t.r.overdue.Add(-1)
+	}
+}
+
+// late has others ask the store last until the read has ended.
+func (t *try) late() {
+	t.r.overdue.Add(1)
+	if !t.state.CompareAndSwap(tryRunning, tryLate) {
+		t.r.overdue.Add(-1)
+	}
 }
 
 // late returns the error of a read that was not answered.
@@ -127,22 +189,25 @@ func (e *Replicated) viewAt(ctx context.Context, group uint32, index uint64) (*r
 	}
 }
 
-// findView looks for a view that is new enough, of the leader first.
+// findView looks for a view that is new enough: of the leader first, and last of
+// stores that are late with other reads.
 func (e *Replicated) findView(group uint32, index, leader uint64) (*runner, *view) {
 	runners := *e.runners.Load()
-	for _, ofLeader := range []bool{true, false} {
-		for _, r := range runners {
-			if (r.id() == leader) != ofLeader || r.failed() != nil {
-				continue
+	for _, careful := range []bool{true, false} {
+		for _, ofLeader := range []bool{true, false} {
+			for _, r := range runners {
+				if (r.id() == leader) != ofLeader || r.failed() != nil || (r.overdue.Load() > 0) == careful {
+					continue
+				}
+				v := r.store.views.acquire()
+				if v == nil {
+					continue
+				}
+				if v.applied[group] >= index && !v.damaged[group] {
+					return r, v
+				}
+				r.store.views.release(v)
 			}
-			v := r.store.views.acquire()
-			if v == nil {
-				continue
-			}
-			if v.applied[group] >= index && !v.damaged[group] {
-				return r, v
-			}
-			r.store.views.release(v)
 		}
 	}
 	return nil, nil
