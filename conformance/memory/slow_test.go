@@ -76,6 +76,11 @@ func TestSlowClients(t *testing.T) {
 	if reads.served.Load() == 0 || writes.served.Load() == 0 {
 		t.Error("nobody was served")
 	}
+	// More clients than fit in: those are refused instead of the server being
+	// killed.
+	if reads.busy.Load() == 0 || writes.busy.Load() == 0 {
+		t.Error("nobody was told to slow down: the clients do not reach the limit")
+	}
 	ctx, cancel = context.WithTimeout(t.Context(), settleLimit)
 	defer cancel()
 	if _, err := upload(ctx, core, "after", data, &slowed); err != nil {
