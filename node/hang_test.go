@@ -1,6 +1,8 @@
 package node
 
 import (
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +120,17 @@ func TestHangingDriveHoldsNobodyUp(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := n.Close(); err != nil {
+	g.mu.Lock()
+	closed := make(chan error, 1)
+	go func() { closed <- n.Close() }()
+	for got := n.Unclosed(); !slices.Equal(got, []string{"stuck"}); got = n.Unclosed() {
+		runtime.Gosched() // the others are being closed
+	}
+	g.mu.Unlock()
+	if err := <-closed; err != nil {
 		t.Error(err)
+	}
+	if got := n.Unclosed(); len(got) > 0 {
+		t.Errorf("drives %v are waited for in the end", got)
 	}
 }

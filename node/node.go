@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 
@@ -58,10 +59,11 @@ type Node struct {
 	// openMu is held while a drive is opened, so that two copies of one drive
 	// cannot both come in, and while all devices are looked at.
 	openMu sync.Mutex
-	// mu guards drives and closed. Nobody waits for a device while holding it.
-	mu     sync.RWMutex
-	drives map[topology.DriveID]*Drive
-	closed bool
+	// mu guards what follows. Nobody waits for a device while holding it.
+	mu       sync.RWMutex
+	drives   map[topology.DriveID]*Drive
+	closed   bool
+	unclosed map[string]bool // paths that Close waits for
 }
 
 // Refused is a path that was not opened as a drive.
@@ -221,14 +223,23 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	drives := n.drives
 	was := n.closed
-	n.drives, n.closed = nil, true
+	n.drives, n.closed, n.unclosed = nil, true, make(map[string]bool, len(drives))
+	for _, d := range drives {
+		n.unclosed[d.Path()] = true
+	}
 	n.mu.Unlock()
 	if was {
 		return nil
 	}
 	errs := make(chan error, len(drives))
 	for _, d := range drives {
-		go func() { errs <- d.close() }()
+		go func() {
+			err := d.close()
+			n.mu.Lock()
+			delete(n.unclosed, d.Path())
+			n.mu.Unlock()
+			errs <- err
+		}()
 	}
 	var all []error
 	for range drives {
@@ -236,6 +247,14 @@ func (n *Node) Close() error {
 	}
 	n.shared.cache.Unref()
 	return errors.Join(all...)
+}
+
+// Unclosed returns the paths of the drives that Close waits for, in order: those
+// that do not answer, if it does not return.
+func (n *Node) Unclosed() []string {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return slices.Sorted(maps.Keys(n.unclosed))
 }
 
 // Drive returns an open drive. It fails with metadata.ErrDriveAbsent.

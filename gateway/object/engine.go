@@ -123,9 +123,22 @@ func (e *Engine) Start(ctx context.Context) error {
 // must not be closed: the process should end.
 var ErrHanging = errors.New("object: drives do not answer")
 
+// A HangingError is an ErrHanging that names the drives.
+type HangingError struct {
+	Drives []topology.DriveID
+	After  time.Duration // how long they were waited for
+}
+
+// Error implements error.
+func (e *HangingError) Error() string {
+	return fmt.Sprintf("%v for %v: %v", ErrHanging, e.After, e.Drives)
+}
+
+// Unwrap returns ErrHanging.
+func (e *HangingError) Unwrap() error { return ErrHanging }
+
 // Close stops what runs in the background and waits for it. Requests must have
-// ended before, and objects be closed. It fails with ErrHanging, and names the
-// drives, if calls on drives have not returned after Options.CloseTimeout.
+// ended before, and objects be closed. It fails with a [*HangingError] if calls on drives have not returned after Options.CloseTimeout.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	stop := e.stop
@@ -145,7 +158,7 @@ func (e *Engine) Close() error {
 	select {
 	case <-done:
 	case <-timer.C:
-		return fmt.Errorf("%w for %v: %v", ErrHanging, e.options.CloseTimeout, e.tasks.busy())
+		return &HangingError{e.tasks.busy(), e.options.CloseTimeout}
 	}
 	e.tasks.close()
 	e.hashes.lanes.close()

@@ -546,6 +546,9 @@ func TestCloseWithHangingDrive(t *testing.T) {
 		if !errors.Is(err, ErrHanging) || !strings.Contains(err.Error(), stuck.String()) || strings.Contains(err.Error(), w.drives[3].String()) {
 			t.Errorf("closed with %v, want drive %s", err, stuck)
 		}
+		if hangs, ok := errors.AsType[*HangingError](err); !ok || !slices.Equal(hangs.Drives, []topology.DriveID{stuck}) || hangs.After != 10*time.Second {
+			t.Errorf("closed with %+v, want drive %s", hangs, stuck)
+		}
 		if d := time.Since(started); d != 10*time.Second {
 			t.Errorf("after %v", d)
 		}

@@ -127,7 +127,7 @@ func (k *copyKeeper) lastGeneration(ctx context.Context) error {
 	case err := <-done:
 		return err
 	case <-late.C:
-		return errors.New("drives hang; the markers of copies of the metadata are not written")
+		return fmt.Errorf("drives hang, so the markers of copies of the metadata are not written: %w", errHangs)
 	}
 }
 

@@ -108,11 +108,16 @@ func (p *process) onClose(what string, f func() error) {
 	p.closers = append(p.closers, closer{what, f})
 }
 
-// close ends all parts in the reverse order of their start.
+// close ends all parts in the reverse order of their start. That drives hold it
+// up is logged, and no error.
 func (p *process) close() error {
 	var errs []error
 	for _, c := range slices.Backward(p.closers) {
-		if err := c.close(); err != nil {
+		err := c.close()
+		switch {
+		case errors.Is(err, errHangs):
+			p.Log.Error("stopped without waiting any longer", "part", c.what, "err", err)
+		case err != nil:
 			errs = append(errs, fmt.Errorf("close %s: %w", c.what, err))
 		}
 	}

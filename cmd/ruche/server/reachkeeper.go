@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -85,7 +86,7 @@ func (k *reachKeeper) end() error {
 	select {
 	case <-done:
 	case <-late.C:
-		return errors.New("drives hang; how far the copies of the metadata have come is not written")
+		return fmt.Errorf("drives hang: %w", errHangs)
 	}
 	return nil
 }
@@ -160,7 +161,11 @@ func (f *reachFile) write(r reached, now time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(f.name, os.O_WRONLY|os.O_CREATE, 0o600)
+	flags := os.O_WRONLY
+	if f.synced.IsZero() || f.last.Replica != r.Replica {
+		flags |= os.O_CREATE // later it is only missed if somebody takes everything away
+	}
+	file, err := os.OpenFile(f.name, flags, 0o600)
 	if err != nil {
 		return err
 	}

@@ -77,32 +77,52 @@ func (p *process) lookUpAnew(ctx context.Context, d *node.Drive) {
 	p.back.done = append(p.back.done, d.ID())
 }
 
+// errHangs means that a drive holds up the end of the process. What it was asked
+// last may be done or not, as after a crash: the next start looks at it. So it is
+// said, and does not make the end a failure.
+var errHangs = errors.New("the next start looks at what was not finished")
+
 // closeEngine ends the engine. If drives hang, what they use is not closed
 // after it in the hope that they return.
 func (p *process) closeEngine() error {
 	err := p.eng.Close()
-	p.hanging = errors.Is(err, object.ErrHanging)
-	return err
+	hangs, ok := errors.AsType[*object.HangingError](err)
+	if !ok {
+		return err
+	}
+	p.hanging = true
+	var paths []string
+	for _, d := range hangs.Drives {
+		paths = append(paths, p.lastPath(d))
+	}
+	return fmt.Errorf("drives %v have not answered for %v: %w", paths, hangs.After, errHangs)
 }
 
-// hangingPatience is how long drives may take to close when some hang.
-const hangingPatience = 10 * time.Second
+const (
+	// closingPatience is how long drives may take to close: they write out what
+	// their indexes have in memory.
+	closingPatience = time.Minute
+	// hangingPatience is that when some are known to hang.
+	hangingPatience = 10 * time.Second
+)
 
 // closeDrives closes all drives, and notes what is durable with that.
 func (p *process) closeDrives() error {
 	closed := make(chan error, 1)
 	go func() { closed <- p.node.Close() }() // outlives the call only if drives hang
-	var late <-chan time.Time
+	patience := closingPatience
 	if p.hanging {
-		late = time.After(hangingPatience)
+		patience = hangingPatience
 	}
+	late := time.NewTimer(patience)
+	defer late.Stop()
 	select {
 	case err := <-closed:
 		if err != nil {
 			return err
 		}
-	case <-late:
-		return errors.New("drives hang; the next start looks at what was not finished")
+	case <-late.C:
+		return fmt.Errorf("drives %v are not closed after %v: %w", p.node.Unclosed(), patience, errHangs)
 	}
 	p.back.mu.Lock()
 	done := p.back.done
