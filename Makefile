@@ -44,7 +44,7 @@ soak: ## 100,000 power cuts of a drive and 1,000,000 of whole stores, 10,000 obj
 	RUCHE_BIN=$(BIN) RUCHE_COPY_OBJECTS=1000000 go test -count=1 -parallel 1 -timeout 240m -v ./conformance/copies
 
 blackbox: build ## S3 suite, Go SDK clients, 300 kill -9, order of answers and memory against servers of our own
-	RUCHE_KILLS=300 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory
+	RUCHE_KILLS=300 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory ./conformance/connections ./conformance/upgrade
 
 replicated: build ## S3 suite, 200 kill -9 and order of answers once more with three and five copies of the metadata; faults and changes of copies
 	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=120 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear
