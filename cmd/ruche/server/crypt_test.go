@@ -102,19 +102,27 @@ func plainIn(t *testing.T, dirs ...string) (found []string) {
 	for _, dir := range dirs {
 		err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
-				return err
+				return ignoreGone(err)
 			}
 			raw, err := os.ReadFile(name)
 			if len(raw) > 0 && !bytes.HasPrefix(raw, []byte("RUCHECTR")) {
 				found = append(found, name)
 			}
-			return err
+			return ignoreGone(err)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	return found
+}
+
+// ignoreGone drops the error of a file that a running server has removed.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // mentions lists the files below dir that hold a text.
