@@ -517,20 +517,25 @@ func (c *client) abort(ctx context.Context) error {
 	return c.end(gone, nil, err)
 }
 
-// list compares a page with what keys may hold.
+// list compares all pages with what keys may hold.
 func (c *client) list(ctx context.Context) error {
 	since := c.k.Now()
-	page, err := c.s.List(ctx, &object.ListRequest{Bucket: bucketName, Limit: 1000})
-	if err != nil {
-		if c.lenient {
-			return nil
+	var entries []object.Entry
+	for page := (&object.ListPage{Truncated: true}); page.Truncated; {
+		var err error
+		page, err = c.s.List(ctx, &object.ListRequest{Bucket: bucketName, After: page.Next, Limit: 1000})
+		if err != nil {
+			if c.lenient {
+				return nil
+			}
+			return fmt.Errorf("list: %w", err)
 		}
-		return fmt.Errorf("list: %w", err)
+		entries = append(entries, page.Entries...)
 	}
 	listed := make(map[string]object.Entry)
-	for i, e := range page.Entries {
-		if i > 0 && page.Entries[i-1].Key >= e.Key {
-			return fmt.Errorf("%s is listed behind %s", e.Key, page.Entries[i-1].Key)
+	for i, e := range entries {
+		if i > 0 && entries[i-1].Key >= e.Key {
+			return fmt.Errorf("%s is listed behind %s", e.Key, entries[i-1].Key)
 		}
 		listed[e.Key] = e
 	}
