@@ -101,7 +101,7 @@ func (p *process) closeEngine() error {
 const (
 	// closingPatience is how long drives may take to close: they write out what
 	// their indexes have in memory.
-	closingPatience = time.Minute
+	closingPatience = 30 * time.Second
 	// hangingPatience is that when some are known to hang.
 	hangingPatience = 10 * time.Second
 )
