@@ -33,7 +33,7 @@ func (p *process) openTables(ctx context.Context) error {
 	if !p.first.is {
 		if len(drives.Drives) == 0 || len(pgs.Groups) == 0 {
 			return &StartError{MetadataLost, "the metadata in " + p.dir + " is empty while drives hold data",
-				"restore the state directory from its backup, or move " + p.localPath() + " away and make it anew from the drives with \"ruche recover\"", nil}
+				"check the device of the state directory; then move " + p.localPath() + " aside and make it anew from the drives with \"ruche recover\", or from a backup with \"ruche metadata restore\"", nil}
 		}
 		return nil
 	}
