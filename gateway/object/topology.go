@@ -91,6 +91,7 @@ type chooser struct {
 	*placement.Chooser
 	table *metadata.PGTable // that it chooses from; of another it is void
 	made  time.Time
+	full  bool // there is no choice, and would be if no drive were full
 }
 
 // newChooser prepares a choice by what is known of the drives now. Those that
@@ -105,6 +106,13 @@ func (e *Engine) newChooser(table *metadata.PGTable, now time.Time) *chooser {
 	c := &chooser{table: table, made: now, Chooser: placement.NewChooser(table, load(false))}
 	if _, err := c.Choose(0); err != nil {
 		c.Chooser = placement.NewChooser(table, load(true))
+	}
+	if _, err := c.Choose(0); err != nil {
+		// A drive that is read and takes nothing has no room.
+		_, err := placement.NewChooser(table, func(d topology.DriveID) placement.Load {
+			return placement.Load{Writable: e.options.Drives.Condition(d).Readable}
+		}).Choose(0)
+		c.full = err == nil
 	}
 	return c
 }
@@ -128,7 +136,11 @@ func (e *Engine) choosePG() (*metadata.PG, error) {
 	}
 	choice, err := c.Choose(binary.LittleEndian.Uint64(random[:]))
 	if err != nil {
-		return nil, fmt.Errorf("object: %w: %w", ErrUnwritable, err)
+		class := ErrUnwritable
+		if c.full {
+			class = ErrFull
+		}
+		return nil, fmt.Errorf("object: %w: %w", class, err)
 	}
 	return choice.PG, nil
 }

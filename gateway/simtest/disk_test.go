@@ -72,6 +72,7 @@ type disk struct {
 	after  func(*step)             // of steps that were done
 	rot    func(s *step, p []byte) // may change what a read returns
 	list   func(dir string, names []string) []string
+	usage  func(path string) vfs.DiskUsage // nil asks the FS
 }
 
 var _ vfs.FS = (*disk)(nil)
@@ -151,6 +152,13 @@ func (d *disk) List(dir string) ([]string, error) {
 		names = d.list(dir, names)
 	}
 	return names, err
+}
+
+func (d *disk) GetDiskUsage(path string) (vfs.DiskUsage, error) {
+	if d.usage == nil {
+		return d.FS.GetDiskUsage(path)
+	}
+	return d.usage(path), nil
 }
 
 func (d *disk) MkdirAll(name string, perm os.FileMode) error {

@@ -40,7 +40,8 @@ type plan struct {
 	quarantine time.Duration
 	clock      time.Duration
 	background bool
-	spare      bool // there is one drive more, that no table knows
+	spare      bool  // there is one drive more, that no table knows
+	reserve    int64 // bytes that the metadata keep free, -1 for none
 }
 
 const sparePath = "drives/spare"
@@ -49,7 +50,7 @@ const sparePath = "drives/spare"
 // everything.
 func smallPlan(drives int) plan {
 	p := plan{
-		scheme: metadata.SchemeFor(drives), drives: drives, groups: 4, copies: 1,
+		scheme: metadata.SchemeFor(drives), drives: drives, groups: 4, copies: 1, reserve: -1,
 		segment: 32 << 10, inline: 1 << 10, maintain: 5 * time.Second, epoch: time.Minute, trash: 20 * time.Second,
 		pending: time.Minute, quarantine: 2 * time.Minute, clock: 30 * time.Second, background: true,
 	}
@@ -215,7 +216,7 @@ func (at *site) open(ctx context.Context) (s *store, err error) {
 }
 
 func (at *site) openMetadata(ctx context.Context, fs vfs.FS) (metadataEngine, error) {
-	o := replica.Options{FS: fs, ReserveBytes: -1, AcceptClock: true, MemTableBytes: 256 << 10, CacheBytes: 1 << 20, Logger: at.log}
+	o := replica.Options{FS: fs, ReserveBytes: at.plan.reserve, AcceptClock: true, MemTableBytes: 256 << 10, CacheBytes: 1 << 20, Logger: at.log}
 	if at.plan.copies <= 1 {
 		local, err := replica.Open("state/metadata", o)
 		if err != nil {
