@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := $(CURDIR)/bin/ruche
 UNIT    := $(shell go list ./... 2>/dev/null | grep -v '/conformance')
 
-.PHONY: help build run test unit long soak blackbox replicated lint fuzz conformance bench proof docs check clean
+.PHONY: help build run test unit long deep soak blackbox replicated lint fuzz conformance bench proof docs check clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,8 +22,13 @@ test: unit long blackbox ## everything a change must pass, under 10 minutes
 unit: ## unit, datadriven and contract tests with the race detector
 	go test -race -short -timeout 15m $(UNIT)
 
-long: ## what -short leaves out, without it: 7,000 power cuts of a drive and 3,000 of whole stores, 24 planted bugs, 100 simulated clusters, long bodies, faults
-	RUCHE_SIM_CUTS=7000 go test -timeout 20m ./cmd/... ./gateway/object ./gateway/recovery ./gateway/simtest ./metadata/replica ./metadata/simtest ./node
+long: ## what -short leaves out, without it: 1,000 power cuts, 100 simulated clusters, long bodies, faults
+	go test -timeout 25m ./cmd/... ./gateway/object ./gateway/recovery ./metadata/replica ./metadata/simtest ./node
+
+deep: build ## 7,000 power cuts of a drive and 3,000 of whole stores, 24 planted bugs, every crash point, rot; 250 kill -9
+	RUCHE_SIM_CUTS=7000 go test -count=1 -timeout 25m -run 'PowerCuts$$' ./node
+	go test -count=1 -timeout 25m ./gateway/simtest
+	RUCHE_KILLS=250 RUCHE_BIN=$(BIN) go test -count=1 -timeout 25m ./conformance/kill
 
 soak: ## 100,000 power cuts of a drive and 1,000,000 of whole stores, 10,000 objects that rot, 5,000 simulated clusters, 600 losses of all metadata, 10,200 kill -9 and 3,000,000 checked calls with 1, 3 and 5 copies, 10,200 power cuts of devices
 	RUCHE_SIM_CUTS=100000 go test -count=1 -timeout 120m -run 'PowerCuts$$' ./node -sim-seed=$$(date +%s)
@@ -43,8 +48,8 @@ soak: ## 100,000 power cuts of a drive and 1,000,000 of whole stores, 10,000 obj
 	RUCHE_BIN=$(BIN) RUCHE_LIN_OPS=200000 RUCHE_CUTS=3400 go test -count=1 -timeout 600m -v ./conformance/devices
 	RUCHE_BIN=$(BIN) RUCHE_COPY_OBJECTS=1000000 go test -count=1 -parallel 1 -timeout 240m -v ./conformance/copies
 
-blackbox: build ## S3 suite, Go SDK clients, 300 kill -9, order of answers and memory against servers of our own
-	RUCHE_KILLS=300 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory ./conformance/connections ./conformance/upgrade
+blackbox: build ## S3 suite, Go SDK clients, 50 kill -9, order of answers and memory against servers of our own
+	RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear ./conformance/memory ./conformance/connections ./conformance/upgrade
 
 replicated: build ## S3 suite, 200 kill -9 and order of answers once more with three and five copies of the metadata; faults and changes of copies
 	RUCHE_METADATA_REPLICAS=3 RUCHE_KILLS=120 RUCHE_BIN=$(BIN) go test -count=1 -p 1 -timeout 15m ./conformance ./conformance/kill ./conformance/linear
@@ -74,7 +79,7 @@ proof: build ## the tests that count, their figures filed in bench/results
 docs: ## docs/performance.md and docs/durability.md, from the figures in bench/results
 	go run ./bench/docs
 
-check: lint test fuzz replicated conformance ## all of CI
+check: lint test deep fuzz replicated conformance ## all of CI
 
 clean: ## remove what was built; data stays
 	rm -rf bin .cache
