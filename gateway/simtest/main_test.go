@@ -20,7 +20,7 @@ const hung = 5 * time.Minute
 
 // TestMain ends a run that hangs, and says where.
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // what a store leaves behind is small beside what it allocates
+	debug.SetGCPercent(200) // what lives is small beside what is allocated
 	done := make(chan struct{})
 	go watch(done)
 	code := m.Run()
