@@ -170,9 +170,15 @@ func (c *Command) AppendTo(dst []byte) []byte {
 // Unmarshal sets c to what [Command.AppendTo] encoded. It keeps no reference
 // to b. A kind, version or field that this program does not know is refused:
 // carrying out the rest would make this copy differ from the others.
-func (c *Command) Unmarshal(b []byte) error {
+func (c *Command) Unmarshal(b []byte) error { return c.unmarshal(&source{b: b}) }
+
+// UnmarshalKept is Unmarshal of bytes that never change: an inline body refers
+// to them.
+func (c *Command) UnmarshalKept(b []byte) error { return c.unmarshal(&source{b: b, kept: true}) }
+
+func (c *Command) unmarshal(src *source) error {
 	*c = Command{}
-	return unmarshal(b, "command", func(d *decoder) {
+	return unmarshalFrom(src, "command", func(d *decoder) {
 		if d.num < payloadFence {
 			c.head(d)
 			return

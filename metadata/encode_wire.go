@@ -28,6 +28,9 @@ var (
 type source struct {
 	b []byte
 	s string
+	// kept says that the buffer never changes: bytes refer to it, and strings,
+	// which are few beside a body, are copied one by one.
+	kept bool
 }
 
 // A decoder walks over the fields of one message within a source. Accessors
@@ -153,13 +156,22 @@ func (s *source) text(from, till int) string {
 	if from == till {
 		return ""
 	}
+	if s.kept {
+		return string(s.b[from:till])
+	}
 	if s.s == "" {
 		s.s = string(s.b)
 	}
 	return s.s[from:till]
 }
 
-func (d *decoder) bytes() []byte { return bytes.Clone(d.raw()) }
+func (d *decoder) bytes() []byte {
+	v := d.raw()
+	if d.src.kept {
+		return v[:len(v):len(v)]
+	}
+	return bytes.Clone(v)
+}
 
 // fixed copies a value of exactly len(dst) bytes.
 func (d *decoder) fixed(dst []byte) {
@@ -213,13 +225,18 @@ func (d *decoder) keepText(unknown *string) {
 
 // unmarshal decodes a row: a version byte and a message.
 func unmarshal(b []byte, what string, field func(*decoder)) error {
+	return unmarshalFrom(&source{b: b}, what, field)
+}
+
+func unmarshalFrom(src *source, what string, field func(*decoder)) error {
+	b := src.b
 	if len(b) == 0 {
 		return fmt.Errorf("metadata: %s: %w: empty", what, ErrMalformed)
 	}
 	if b[0] != RowVersion {
 		return fmt.Errorf("metadata: %s: %w: %d, this program knows %d", what, ErrRowVersion, b[0], RowVersion)
 	}
-	d := decoder{src: &source{b: b}, pos: 1, end: len(b)}
+	d := decoder{src: src, pos: 1, end: len(b)}
 	for d.next() {
 		field(&d)
 	}

@@ -145,8 +145,7 @@ func (a *application) entry(it *applyItem, e *pb.Entry) error {
 }
 
 func (a *application) command(group uint32, e *pb.Entry) error {
-	var cmd metadata.Command
-	ticket, err := decodeEntry(e.GetData(), &cmd)
+	ticket, cmd, err := a.decode(e.GetData())
 	if err != nil {
 		return err
 	}
@@ -154,13 +153,27 @@ func (a *application) command(group uint32, e *pb.Entry) error {
 	if err != nil {
 		return err
 	}
-	res, err := a.batch.Apply(group, position+1, &cmd)
+	res, err := a.batch.Apply(group, position+1, cmd)
 	if err != nil {
 		return err
 	}
 	a.wished = a.wished || cmd.Kind == metadata.KindPutStores
 	a.work.Outcomes = append(a.work.Outcomes, Outcome{Ticket: ticket, Group: group, Index: e.GetIndex(), Result: res})
 	return nil
+}
+
+// decode returns what an entry says. The command must not be changed.
+func (s *Store) decode(data []byte) (Ticket, *metadata.Command, error) {
+	t, err := decodeTicket(data)
+	if err != nil {
+		return t, nil, err
+	}
+	if cmd := s.opts.shared.get(t, data); cmd != nil {
+		return t, cmd, nil
+	}
+	cmd := new(metadata.Command)
+	_, err = decodeEntry(data, cmd)
+	return t, cmd, err
 }
 
 // commit writes the batch, with the positions that it makes true.

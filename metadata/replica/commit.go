@@ -15,7 +15,8 @@ import (
 type call struct {
 	group uint32
 	seq   uint64
-	data  []byte // the entry
+	data  []byte           // the entry
+	cmd   metadata.Command // what data says
 	done  chan struct{}
 	res   *metadata.Result // set before done is closed
 
@@ -137,10 +138,10 @@ func (e *Replicated) newCall(cmd *metadata.Command) (*call, error) {
 		seen: e.groups[cmd.Group].skipped.Load(),
 	}
 	c.data = EncodeEntry(Ticket{Replica: e.Leader(c.group), Session: e.session, Seq: c.seq}, &stamped)
-	var back metadata.Command
-	if _, err := decodeEntry(c.data, &back); err != nil {
+	if _, err := decodeEntry(c.data, &c.cmd); err != nil {
 		return nil, fmt.Errorf("%w: %w", metadata.ErrInvalidCommand, err)
 	}
+	e.shared.put(c)
 	return c, nil
 }
 

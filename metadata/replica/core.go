@@ -275,7 +275,11 @@ func sentBy(from uint64, r *pb.Message) bool {
 // Propose hands the data of an entry to the group's leader. An error means
 // that nothing was done; without one, the outcome is open until the entry
 // comes out of Apply somewhere.
-func (c *core) Propose(group uint32, data []byte) error {
+func (c *core) Propose(group uint32, data []byte) error { return c.ProposeAll(group, [][]byte{data}) }
+
+// ProposeAll is Propose for the data of several entries, which go to the
+// followers together. An error means that none was taken; fewer might be.
+func (c *core) ProposeAll(group uint32, data [][]byte) error {
 	if c.stopped != nil {
 		return c.stopped
 	}
@@ -285,7 +289,11 @@ func (c *core) Propose(group uint32, data []byte) error {
 			return
 		}
 		m.wake()
-		err = m.node.Propose(data)
+		entries := make([]*pb.Entry, len(data))
+		for i := range data {
+			entries[i] = &pb.Entry{Data: data[i]}
+		}
+		err = m.node.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: new(c.replica), Entries: entries})
 		if errors.Is(err, raft.ErrProposalDropped) {
 			err = c.dropped(m)
 		}

@@ -30,12 +30,23 @@ type Ticket struct {
 // EncodeEntry returns the data of the entry that carries cmd, for
 // [Store.Propose].
 func EncodeEntry(t Ticket, cmd *metadata.Command) []byte {
-	b := make([]byte, 0, entryHead+512)
+	b := make([]byte, 0, entryHead+640+len(inlineOf(cmd)))
 	b = append(b, entryVersion, entryCommand)
 	b = binary.BigEndian.AppendUint64(b, t.Replica)
 	b = binary.BigEndian.AppendUint64(b, t.Session)
 	b = binary.BigEndian.AppendUint64(b, t.Seq)
 	return cmd.AppendTo(b)
+}
+
+// inlineOf returns the body that a command carries.
+func inlineOf(cmd *metadata.Command) []byte {
+	switch {
+	case cmd.CommitVersion != nil:
+		return cmd.CommitVersion.Inline
+	case cmd.CommitPart != nil:
+		return cmd.CommitPart.Inline
+	}
+	return nil
 }
 
 // encodeComparison returns the data of an entry at which members compare their
@@ -50,8 +61,21 @@ func isComparison(data []byte) bool {
 	return len(data) == entryHead && data[0] == entryVersion && data[1] == entryComparison
 }
 
-// decodeEntry undoes EncodeEntry. The command shares no memory with data.
+// decodeEntry undoes EncodeEntry. The command may refer to data, which must not
+// change any more.
 func decodeEntry(data []byte, cmd *metadata.Command) (Ticket, error) {
+	t, err := decodeTicket(data)
+	if err != nil {
+		return t, err
+	}
+	if err := cmd.UnmarshalKept(data[entryHead:]); err != nil {
+		return t, fmt.Errorf("replica: entry: %w", err)
+	}
+	return t, nil
+}
+
+// decodeTicket decodes what comes before the command.
+func decodeTicket(data []byte) (Ticket, error) {
 	var t Ticket
 	switch {
 	case len(data) < entryHead:
@@ -64,8 +88,5 @@ func decodeEntry(data []byte, cmd *metadata.Command) (Ticket, error) {
 	t.Replica = binary.BigEndian.Uint64(data[2:])
 	t.Session = binary.BigEndian.Uint64(data[10:])
 	t.Seq = binary.BigEndian.Uint64(data[18:])
-	if err := cmd.Unmarshal(data[entryHead:]); err != nil {
-		return t, fmt.Errorf("replica: entry: %w", err)
-	}
 	return t, nil
 }

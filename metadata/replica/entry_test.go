@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"encoding/hex"
 	"strings"
 	"testing"
@@ -29,6 +30,36 @@ func TestEntryForm(t *testing.T) {
 	got, err := decodeEntry(data, &cmd)
 	if err != nil || got != ticket || cmd.Kind != metadata.KindClock || cmd.Clock.ElapsedMicros != 7 || cmd.Stamp != 5 {
 		t.Errorf("decodeEntry = %+v, %+v, %v", got, cmd, err)
+	}
+}
+
+// TestEntriesAreReadInPlace: a body is not copied, and nothing else of the
+// command changes with the bytes.
+func TestEntriesAreReadInPlace(t *testing.T) {
+	t.Parallel()
+	body := []byte("a body")
+	put := &metadata.Command{Kind: metadata.KindCommitVersion, Version: metadata.CommandVersion, Group: 3,
+		CommitVersion: &metadata.CommitVersion{Key: "a key", Inline: body}}
+	data := EncodeEntry(Ticket{}, put)
+	var cmd metadata.Command
+	if _, err := decodeEntry(data, &cmd); err != nil {
+		t.Fatal(err)
+	}
+	got := cmd.CommitVersion
+	if got.Key != "a key" || string(got.Inline) != "a body" {
+		t.Fatalf("decoded key %q and body %q", got.Key, got.Inline)
+	}
+	if _ = append(got.Inline, 0xff); bytes.IndexByte(data, 0xff) >= 0 {
+		t.Error("appending to the body writes into the entry")
+	}
+	at := bytes.Index(data, body)
+	copy(data[at:], "A BODY")
+	if string(got.Inline) != "A BODY" {
+		t.Errorf("the body is a copy: %q", got.Inline)
+	}
+	clear(data)
+	if got.Key != "a key" {
+		t.Errorf("the key has changed with the bytes: %q", got.Key)
 	}
 }
 

@@ -29,6 +29,7 @@ type Replicated struct {
 	session uint64
 	limit   *snapshot.Limiter
 	counts  counters
+	shared  *shared
 
 	stampMu sync.Mutex // guards stamps and opts.Rand
 	stamps  *stamper
@@ -117,7 +118,7 @@ type Place struct {
 // storeOptions returns the options of the store at a place.
 func (e *Replicated) storeOptions(p Place) StoreOptions {
 	o := e.opts.StoreOptions
-	o.OnFailure = nil // the engine is told otherwise
+	o.OnFailure, o.shared = nil, e.shared // the engine is told otherwise
 	if p.FS != nil {
 		o.FS = p.FS
 	}
@@ -157,8 +158,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 	o.DiskUsage = usage // each store asks about its own directory
 	e := &Replicated{
 		closing: make(chan struct{}), fenced: make(chan struct{}),
-		life:  newGate(),
-		opts:  o,
+		life: newGate(), opts: o,
 		limit: snapshot.NewLimiter(o.SnapshotBytesPerSecond, o.Now, nil),
 	}
 	e.reader = reader{from: e}
@@ -176,6 +176,7 @@ func OpenReplicated(places []Place, o ReplicatedOptions) (*Replicated, error) {
 		return nil, fmt.Errorf("replica: session: %w", err)
 	}
 	e.session = binary.BigEndian.Uint64(session[:])
+	e.shared = &shared{session: e.session}
 	if err := e.openStores(places); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}

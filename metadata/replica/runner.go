@@ -227,19 +227,47 @@ func (r *runner) open(m mail) {
 	for _, id := range m.unreachable {
 		s.ReportUnreachable(id)
 	}
-	for _, a := range m.proposals {
-		if !a.take() {
-			continue
-		}
-		if err := s.Propose(a.group, a.data); err != nil {
-			a.refuse(err)
-		}
-	}
+	r.propose(m.proposals)
 	for _, q := range m.questions {
 		_ = s.ReadIndex(q.group, q.number) // whoever asked asks another store
 	}
 	for _, f := range m.calls {
 		f(s)
+	}
+}
+
+// propose proposes what no caller has given up, all of a group together.
+func (r *runner) propose(attempts []*attempt) {
+	var groups [groupCount][]*attempt
+	for _, a := range attempts {
+		if a.take() {
+			groups[a.group] = append(groups[a.group], a)
+		}
+	}
+	data := make([][]byte, 0, len(attempts))
+	for g, of := range groups {
+		for len(of) > 0 {
+			n, size := 0, uint64(0)
+			data = data[:0]
+			for n < len(of) && (n == 0 || size+uint64(len(of[n].data)) <= r.store.limits.MessageBytes) {
+				size += uint64(len(of[n].data))
+				data = append(data, of[n].data)
+				n++
+			}
+			if err := r.store.ProposeAll(uint32(g), data); err != nil {
+				r.proposeEach(of[:n])
+			}
+			of = of[n:]
+		}
+	}
+}
+
+// proposeEach proposes one by one what was too much together.
+func (r *runner) proposeEach(attempts []*attempt) {
+	for _, a := range attempts {
+		if err := r.store.Propose(a.group, a.data); err != nil {
+			a.refuse(err)
+		}
 	}
 }
 

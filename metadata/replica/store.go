@@ -104,6 +104,8 @@ type StoreOptions struct {
 	// LogMemTableBytes is the size of one memtable of the log; zero means
 	// twice TurnBytes.
 	LogMemTableBytes uint64
+
+	shared *shared // commands that the process has decoded already, may be nil
 }
 
 // An OpenError says why a store's files contradict each other. The store must
