@@ -176,13 +176,12 @@ func TestFailedMetadataSync(t *testing.T) {
 }
 
 // failMetadataAt fails the i-th call on the metadata between its start and its
-// end. It runs in real time: what
-// writes the metadata hangs after a failure for as long as the process lives.
+// end. It runs in real time: what writes the metadata hangs after a failure for as long as the process lives.
 func failMetadataAt(t *testing.T, p plan, image *vfs.MemFS, verb string, i int) bool {
 	t.Helper()
 	f := &failing{n: int64(i), err: syscall.EIO, match: func(s *step) bool { return s.verb == verb && kindOf(s.path) == "metadata" }}
 	at := &site{plan: p, fs: image.CrashClone(vfs.CrashCloneCfg{}), seed: 15_000 + uint64(i), hooks: &disk{before: f.before}}
-	at.engine = func(o *object.Options) { o.CommitTimeout, o.Background = time.Minute, nil // of real time, on a machine that may be busy }
+	at.engine = func(o *object.Options) { o.CommitTimeout, o.Background = time.Minute, nil } // a minute of real time
 	f.off.Store(true)
 	s, err := at.open(t.Context())
 	if err != nil {
