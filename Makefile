@@ -35,7 +35,7 @@ soak: ## 100,000 power cuts of a drive and 1,000,000 of whole stores, 10,000 obj
 	seed=$$(date +%s); for n in $$(seq 40); do \
 	  go test -count=1 -timeout 240m -v -run 'PowerCuts$$' ./gateway/simtest -sim-seed=$$((seed + n)) -sim-cuts=25000 || exit 1; \
 	done
-	go test -count=1 -timeout 240m -v -skip 'PowerCuts$$' ./gateway/simtest -sim-seed=$$(date +%s) -sim-objects=10000 -sim-all
+	go test -count=1 -parallel 2 -timeout 240m -v -skip 'PowerCuts$$' ./gateway/simtest -sim-seed=$$(date +%s) -sim-objects=10000 -sim-all
 	seed=$$(date +%s); for n in $$(seq 100); do \
 	  go test -count=1 -timeout 60m -run 'Cluster$$' ./metadata/simtest -sim-seed=$$((seed + 50 * n)) -sim-seeds=50 || exit 1; \
 	done
