@@ -178,11 +178,17 @@ func (c *Command) UnmarshalKept(b []byte) error { return c.unmarshal(&source{b: 
 
 func (c *Command) unmarshal(src *source) error {
 	*c = Command{}
+	begun := false // the payload, which was judged by the head
 	return unmarshalFrom(src, "command", func(d *decoder) {
 		if d.num < payloadFence {
+			if begun {
+				d.fail("head behind the payload")
+				return
+			}
 			c.head(d)
 			return
 		}
+		begun = true
 		if err := c.Known(); err != nil {
 			d.err = err
 			return
