@@ -32,10 +32,7 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 		return nil, quorumLost(k.missing(), err)
 	}
 	for _, r := range e.Refused() {
-		if back, ok := errors.AsType[*replica.RolledBackError](r.Err); ok {
-			r.Err = rolledBack{back}
-		}
-		k.refuse(r.Place.Want.Replica, r.Err)
+		k.refuse(r.Place.Want.Replica, worded(r.Err))
 	}
 	began = k.p.Now()
 	err = awaitLeaders(ctx, e, k.log)
@@ -51,6 +48,32 @@ func (k *copyKeeper) openReplicated(ctx context.Context, all []found) (*replica.
 		k.log.Error("metadata without a copy", "copy", line)
 	}
 	return e, nil
+}
+
+// wordedError says something in the words of operators, who know where the copy
+// lies.
+type wordedError struct {
+	text string
+	err  error
+}
+
+func (e *wordedError) Error() string { return e.text }
+
+func (e *wordedError) Unwrap() error { return e.err }
+
+// worded says why a copy did not open.
+func worded(err error) error {
+	if back, ok := errors.AsType[*replica.RolledBackError](err); ok {
+		return &wordedError{fmt.Sprintf("it knows less than it did (group %d ends at change %d, and was at %d): its files were put back to an earlier time, or the end of its log is lost; "+
+			"it is made anew as soon as the other copies are a majority", back.Group, back.Log, back.Reached), err}
+	}
+	if open, ok := errors.AsType[*replica.OpenError](err); ok {
+		return &wordedError{fmt.Sprintf("its files are not of one time: %s (group %d: log %d, state %d)", open.Reason, open.Group, open.Log, open.State), err}
+	}
+	if errors.Is(err, replica.ErrNotReplicated) {
+		return &wordedError{"it is empty, or its log was taken away (no command log)", err}
+	}
+	return err
 }
 
 // locateAll finds the directories of the copies that are to be opened, and

@@ -180,16 +180,6 @@ func (p *process) lostChanges(incarnation uint64) (lost uint64) {
 // come.
 func farReached(drive string) string { return filepath.Join(drive, "metadata"+reachedSuffix) }
 
-// rolledBack is a RolledBackError in the words of operators.
-type rolledBack struct{ *replica.RolledBackError }
-
-func (e rolledBack) Error() string {
-	return fmt.Sprintf("it knows less than it did (group %d ends at change %d, and was at %d): its files were put back to an earlier time, or the end of its log is lost; "+
-		"it is made anew as soon as the other copies are a majority", e.Group, e.Log, e.Reached)
-}
-
-func (e rolledBack) Unwrap() error { return e.RolledBackError }
-
 // isRolledBack reports whether a copy was refused because it knows less than it
 // did.
 func isRolledBack(err error) bool {

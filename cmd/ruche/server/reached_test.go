@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/ruche-storage/ruche/gateway/admin"
 	"github.com/ruche-storage/ruche/metadata"
+	"github.com/ruche-storage/ruche/metadata/replica"
 )
 
 // TestReachedSlots damages the file in every way a cut-off write could.
@@ -281,5 +283,26 @@ func TestReachedHangs(t *testing.T) {
 	}
 	if _, err := os.Stat(f.name); err == nil {
 		t.Error("a file was made where nothing is mounted")
+	}
+}
+
+// TestWorded says why a copy is refused in words that do not repeat its path.
+func TestWorded(t *testing.T) {
+	t.Parallel()
+	back := &replica.RolledBackError{Dir: "/srv/d1/meta", Group: 3, Log: 10, Reached: 20}
+	other := errors.New("something else")
+	for want, err := range map[string]error{
+		"it knows less than it did (group 3 ends at change 10, and was at 20)":                     back,
+		"its files are not of one time: the log ends before the state (group 4: log 13, state 17)": &replica.OpenError{Dir: "/srv/d1/meta", Group: 4, Log: 13, State: 17, Reason: "the log ends before the state"},
+		"it is empty, or its log was taken away (no command log)":                                  replica.ErrNotReplicated,
+		"something else": other,
+	} {
+		got := worded(fmt.Errorf("replica: open /srv/d1/meta: %w", err))
+		if !strings.Contains(got.Error(), want) || !errors.Is(got, err) || err != other && strings.Contains(got.Error(), "/srv") {
+			t.Errorf("%v is worded %q", err, got)
+		}
+		if isRolledBack(got) != (err == error(back)) {
+			t.Errorf("%q: is of an earlier time: %t", got, isRolledBack(got))
+		}
 	}
 }
