@@ -367,6 +367,31 @@ func FuzzRows(f *testing.F) {
 	})
 }
 
+// TestManyUnknownFields: what fields of a later version cost grows with their
+// bytes, not with the square of them, and none is lost.
+func TestManyUnknownFields(t *testing.T) {
+	for i, r := range rows {
+		b := sample(r.fresh).AppendTo(nil)
+		for n := range 5000 {
+			b = protowire.AppendTag(b, protowire.Number(100+n%2), protowire.VarintType)
+			b = protowire.AppendVarint(b, uint64(n))
+		}
+		first, second := r.fresh(), r.fresh()
+		var err error
+		allocated(t, b, func() { err = first.Unmarshal(b) })
+		if err != nil {
+			continue // a closed message
+		}
+		again := first.AppendTo(nil)
+		if len(again) != len(b) {
+			t.Errorf("row %d: %d bytes were kept of %d", i, len(again), len(b))
+		}
+		if err := second.Unmarshal(again); err != nil || !bytes.Equal(second.AppendTo(nil), again) {
+			t.Errorf("row %d: encoded again: %v", i, err)
+		}
+	}
+}
+
 func FuzzCommand(f *testing.F) {
 	for k := range kinds {
 		f.Add(sampleCommand(k).AppendTo(nil))

@@ -45,11 +45,15 @@ type decoder struct {
 	val        uint64 // value of a varint or fixed field
 	from, till int    // place of a length-delimited field
 	err        error
+
+	kept   []byte  // unknown fields, if there are several
+	keptIn *string // where they go
 }
 
 // next moves to the next field and reports whether there is one.
 func (d *decoder) next() bool {
 	if d.err != nil || d.pos >= d.end {
+		d.keepAll()
 		return false
 	}
 	d.start = d.pos
@@ -214,13 +218,29 @@ func (d *decoder) keep(unknown *[]byte) {
 	*unknown = append(*unknown, d.src.b[d.start:d.pos]...)
 }
 
-// keepText is keep for values that stay comparable.
+// keepText is keep for values that stay comparable. The text is whole when next
+// has reported that there are no more fields.
 func (d *decoder) keepText(unknown *string) {
-	if t := d.src.text(d.start, d.pos); *unknown == "" {
-		*unknown = t
-	} else {
-		*unknown += t
+	if d.keptIn != unknown {
+		d.keepAll()
+		d.keptIn = unknown
+		if *unknown == "" {
+			*unknown = d.src.text(d.start, d.pos) // mostly there is only one
+			return
+		}
 	}
+	if d.kept == nil {
+		d.kept = []byte(*unknown)
+	}
+	d.kept = append(d.kept, d.src.b[d.start:d.pos]...)
+}
+
+// keepAll sets the text of several unknown fields.
+func (d *decoder) keepAll() {
+	if d.kept != nil {
+		*d.keptIn = string(d.kept)
+	}
+	d.kept, d.keptIn = nil, nil
 }
 
 // unmarshal decodes a row: a version byte and a message.
