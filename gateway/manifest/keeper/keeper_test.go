@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -220,19 +221,78 @@ func TestFillingGoesOnWhereItWasCutOff(t *testing.T) {
 	m := &row.Members[slotOf(row, metadata.MemberFilling)]
 	keys, err := w.meta.CurrentKeys(t.Context(), 1, metadata.KeyRef{}, 700)
 	w.must(err)
-	w.must(g.filled(t.Context(), m, metadata.MemberFilling, keys[699].KeyRef))
+	w.must(g.filled(t.Context(), of(m), metadata.MemberFilling, keys[699].KeyRef))
 	before := w.k.State().Filled
 	row = w.row(1)
-	w.must(g.fill(t.Context(), row, memberOf(row, m.Drive)))
+	if n, err := g.fill(t.Context(), row, of(memberOf(row, m.Drive))); n != 1 || err != nil {
+		t.Errorf("%d drives filled, %v", n, err)
+	}
 	if n := w.k.State().Filled - before; n != 800 {
 		t.Errorf("%d manifests filled, want the 800 behind the stored place", n)
 	}
 	if memberOf(w.row(1), m.Drive).State != metadata.MemberFull {
 		t.Error("the drive is not full")
 	}
-	if err := g.fill(t.Context(), row, memberOf(row, m.Drive)); !errors.Is(err, errMembersChanged) {
+	if _, err := g.fill(t.Context(), row, of(memberOf(row, m.Drive))); !errors.Is(err, errMembersChanged) {
 		t.Errorf("filled again: %v", err)
 	}
+}
+
+// TestOneScanFillsDrives: drives that begin together read the state once, and
+// one that fails on the way keeps none of the others from being full.
+func TestOneScanFillsDrives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, setup{old: true})
+	b := w.bucket("b", 1)
+	for i := range 700 {
+		w.put(b, fmt.Sprintf("k%04d", i), 0)
+	}
+	w.raise()
+	w.must(w.k.tend(t.Context(), make(map[topology.DriveID]time.Time)))
+	row := w.row(1)
+	all := fillings(row)
+	if len(all) != 1 || len(all[0].members) < 3 {
+		t.Fatalf("%d scans for %+v, want one for three drives or more", len(all), row.Members)
+	}
+	n, bad := len(all[0].members), all[0].members[1].Drive
+	puts := 0
+	w.drives.fail = func(d topology.DriveID) error {
+		if d != bad {
+			return nil
+		}
+		if puts++; puts < 2 {
+			return nil
+		}
+		return metadata.ErrDriveFull
+	}
+	before := w.k.State().Filled
+	filled, err := w.k.groups[1].fillAll(t.Context())
+	if filled != n-1 || !errors.Is(err, metadata.ErrDriveFull) || !strings.Contains(err.Error(), bad.String()) {
+		t.Errorf("%d drives filled, %v; want %d and what is wrong with %s", filled, err, n-1, bad)
+	}
+	row = w.row(1)
+	for _, m := range all[0].members {
+		want := metadata.MemberFull
+		if m.Drive == bad {
+			want = metadata.MemberFilling
+		}
+		if got := memberOf(row, m.Drive).State; got != want {
+			t.Errorf("drive %s is %v, want %v", m.Drive, got, want)
+		}
+	}
+	w.drives.fail = nil
+	if filled, err := w.k.groups[1].fillAll(t.Context()); filled != 1 || err != nil {
+		t.Errorf("then %d drives filled, %v", filled, err)
+	}
+	if got := w.k.State().Filled - before; got < uint64(700*n) {
+		t.Errorf("%d manifests on %d drives", got, n)
+	}
+	w.checkMembers(b, n)
+}
+
+// of is a scan for one drive.
+func of(m *metadata.ManifestMember) *filling {
+	return &filling{members: []*metadata.ManifestMember{m}}
 }
 
 func slotOf(row *metadata.ManifestMembers, s metadata.MemberState) int {
