@@ -370,17 +370,9 @@ func (e *Replicated) usable() error {
 // since then: the caller then calls OnFailure.
 func (e *Replicated) lost(r *runner, err error) (tooFew bool) {
 	e.opts.Logger.Error("metadata store has stopped", "store", r.store.Dir(), "replica", r.id(), "err", err)
-	left, all := 0, 0
-	for _, o := range *e.runners.Load() {
-		if o == r || o.failed() != nil {
-			continue // the voters may have become fewer since
-		}
-		all = max(all, int(o.rootVoters.Load()))
-		if o.voter.Load() {
-			left++
-		}
-	}
-	if left < all/2+1 && e.failure.CompareAndSwap(nil, &err) {
+	// Others may know of fewer voters than the store did.
+	quorum := e.quorum(func(o *runner) bool { return o != r })
+	if !quorum && e.failure.CompareAndSwap(nil, &err) {
 		close(e.fenced)
 		tooFew = true
 	}
@@ -388,6 +380,38 @@ func (e *Replicated) lost(r *runner, err error) (tooFew bool) {
 		e.groups[g].forget(r.id())
 	}
 	return tooFew
+}
+
+// quorum reports whether those stores that run and fit are a quorum of the root
+// group. What counts is the newest configuration that one that runs knows: each
+// has its own moment at which it hears of a change.
+func (e *Replicated) quorum(fits func(*runner) bool) bool {
+	var newest *rootConf
+	fit := make(map[uint64]bool)
+	for _, r := range *e.runners.Load() {
+		if r.failed() != nil {
+			continue
+		}
+		if c := r.root.Load(); c != nil && (newest == nil || c.at > newest.at) {
+			newest = c
+		}
+		fit[r.id()] = fits(r)
+	}
+	if newest == nil {
+		return false
+	}
+	for _, voters := range [][]uint64{newest.GetVoters(), newest.GetVotersOutgoing()} {
+		n := 0
+		for _, id := range voters {
+			if fit[id] {
+				n++
+			}
+		}
+		if n < len(voters)/2+1 && len(voters) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // forget notes that a store leads no more.
@@ -445,7 +469,7 @@ func (e *Replicated) pick(group uint32) *runner {
 		if r.id() == leader {
 			return r
 		}
-		if best == nil || !best.voter.Load() {
+		if best == nil || !best.votes() {
 			best = r
 		}
 	}
@@ -458,21 +482,11 @@ func (e *Replicated) admit(kind metadata.Kind) error {
 	if !adds(kind) {
 		return nil
 	}
-	full, room, voters := 0, 0, 0
+	full := false
 	for _, r := range *e.runners.Load() {
-		if r.failed() != nil {
-			continue
-		}
-		voters = max(voters, int(r.rootVoters.Load()))
-		switch {
-		case !r.voter.Load():
-		case r.full.Load():
-			full++
-		default:
-			room++
-		}
+		full = full || r.failed() == nil && r.full.Load() && r.votes()
 	}
-	if full > 0 && room < voters/2+1 {
+	if full && !e.quorum(func(r *runner) bool { return !r.full.Load() }) {
 		return metadata.ErrMetadataFull
 	}
 	return nil

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/ruche-storage/ruche/metadata"
 )
@@ -34,20 +37,19 @@ type runner struct {
 	stop    chan struct{}    // closed to end it
 	done    sync.WaitGroup   // all goroutines but those that send snapshots
 
-	snapshots  context.Context // ends with the runner
-	endSends   context.CancelFunc
-	sends      sync.WaitGroup // goroutines that send snapshots
-	sending    chan struct{}  // a place for each of them
-	hashing    chan struct{}  // the place of the comparison that reads its rows
-	trimming   atomic.Bool    // a trim is planned or under way
-	receiving  receptions
-	full       atomic.Bool  // no room for commands that add
-	syncing    atomic.Int64 // nanoseconds that a write of the log takes, on average of the newest
-	used       atomic.Int64 // bytes of the store's files
-	reason     atomic.Pointer[error]
-	voter      atomic.Bool // of the root group
-	rootVoters atomic.Int32
-	overdue    atomic.Int32 // reads that are running and late
+	snapshots context.Context // ends with the runner
+	endSends  context.CancelFunc
+	sends     sync.WaitGroup // goroutines that send snapshots
+	sending   chan struct{}  // a place for each of them
+	hashing   chan struct{}  // the place of the comparison that reads its rows
+	trimming  atomic.Bool    // a trim is planned or under way
+	receiving receptions
+	full      atomic.Bool  // no room for commands that add
+	syncing   atomic.Int64 // nanoseconds that a write of the log takes, on average of the newest
+	used      atomic.Int64 // bytes of the store's files
+	reason    atomic.Pointer[error]
+	root      atomic.Pointer[rootConf]
+	overdue   atomic.Int32 // reads that are running and late
 }
 
 // applyJob is what the applying goroutine does: a work or a trim.
@@ -428,11 +430,24 @@ func (r *runner) look() {
 	r.full.Store(errors.Is(err, metadata.ErrMetadataFull))
 }
 
+// rootConf is the configuration of the root group as a store knows it.
+type rootConf struct {
+	*pb.ConfState
+	at uint64 // position that the store had applied when it saw it
+}
+
 // observe notes what others want to know of the core.
 func (r *runner) observe() {
-	conf := r.store.groups[metadata.RootGroup].conf
-	r.voter.Store(r.store.groups[metadata.RootGroup].votes(r.id()))
-	r.rootVoters.Store(int32(len(conf.GetVoters())))
+	g := r.store.groups[metadata.RootGroup]
+	if c := r.root.Load(); c == nil || c.ConfState != g.conf {
+		r.root.Store(&rootConf{g.conf, g.applied})
+	}
+}
+
+// votes reports whether the store is a voter of the root group, as it knows.
+func (r *runner) votes() bool {
+	c := r.root.Load()
+	return c != nil && (slices.Contains(c.GetVoters(), r.id()) || slices.Contains(c.GetVotersOutgoing(), r.id()))
 }
 
 // Receive implements [Receiver].
