@@ -440,6 +440,9 @@ func hunt(t *testing.T, m mutant, limit int) (found bool, cuts int, err error) {
 			w, first := newWorld(p, image, *simSeed<<32+1<<31+n)
 			w.plant = m.plant
 			w.lenient = !slices.Contains(m.by, failedReader) // clients bear failures
+			if m.drives > 3 {
+				w.often = 2 // what is wrong with shards that are missing shows only then
+			}
 			err = w.run(t.Context(), first, cutsOfWorld)
 			cuts += max(1, w.cuts)
 			found = err != nil

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ type world struct {
 	rng   *rand.Rand
 	sizes []int
 	away  string           // drive that is sometimes missing
+	often int              // it is in every such life, by chance; 0: in every fifth
 	old   topology.DriveID // its id, once it was there
 	log   *slog.Logger
 	plant func(*site) // a bug, into each life
@@ -293,7 +295,7 @@ func (w *world) deliver(ctx context.Context, s *store, p *picture) error {
 // it, and returns what the next cuts leave. Without any the store was closed.
 func (w *world) live(ctx context.Context, p *picture, wanted int) (left []*picture, err error) {
 	at := w.begin(p, wanted)
-	missing := w.plan.scheme.Parity > 1 && w.rng.IntN(5) == 0
+	missing := w.plan.scheme.Parity > 1 && w.rng.IntN(cmp.Or(w.often, 5)) == 0
 	if missing {
 		at.skip = []string{w.away}
 		w.mu.Lock()
