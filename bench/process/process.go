@@ -20,6 +20,7 @@ import (
 
 const (
 	startLimit = 60 * time.Second // from start to /health/ready
+	dumpTime   = 5 * time.Second  // for the stacks of a server that hangs
 	stopLimit  = 45 * time.Second // from SIGTERM to exit; requests in flight get 30 s
 	pollEvery  = 2 * time.Millisecond
 )
@@ -70,11 +71,24 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		return nil, err
 	}
 	if err := p.waitReady(ctx, endpoints); err != nil {
-		err = fmt.Errorf("%s: %w\n%s", p.cmd, err, p.Tail())
-		return nil, errors.Join(err, p.Kill())
+		return nil, p.hangs(err)
 	}
 	p.StartTime = time.Since(begin)
 	return p, nil
+}
+
+// hangs ends a server that has not become ready, and adds to err what it
+// printed and where its goroutines were.
+func (p *Process) hangs(err error) error {
+	defer p.log.Close()
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT) // Go prints all stacks
+	select {
+	case <-p.exited:
+	case <-time.After(dumpTime):
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+	}
+	return fmt.Errorf("%s: %w\n%s", p.cmd, err, p.last(256<<10))
 }
 
 // Launch starts the server and does not wait for it to be ready: for callers
@@ -246,13 +260,15 @@ func (p *Process) exitError() error {
 }
 
 // Tail returns the last 16 KiB that the server printed.
-func (p *Process) Tail() []byte {
+func (p *Process) Tail() []byte { return p.last(16 << 10) }
+
+// last returns the last bytes that the server printed.
+func (p *Process) last(most int64) []byte {
 	file, err := os.Open(p.log.Name())
 	if err != nil {
 		return []byte(err.Error())
 	}
 	defer file.Close()
-	const most = 16 << 10
 	if info, err := file.Stat(); err == nil && info.Size() > most {
 		if _, err := file.Seek(-most, io.SeekEnd); err != nil {
 			return []byte(err.Error())

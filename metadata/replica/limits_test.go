@@ -370,6 +370,36 @@ func TestOpenOnAFullDiskFails(t *testing.T) {
 	}
 }
 
+// TestStoreOnAFullDiskFails: Pebble tries what it cannot write again for ever
+// there, too, for the command log as for the state.
+func TestStoreOnAFullDiskFails(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"s/log/", "MANIFEST-", ".sst"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			mem := vfs.NewMem()
+			if err := replica.CreateStore("s", identity(1), []uint64{1}, storeOptions(mem, 1)); err != nil {
+				t.Fatal(err)
+			}
+			var refused atomic.Int64
+			fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, file) {
+					refused.Add(1)
+					return syscall.ENOSPC
+				}
+				return nil
+			}))
+			s, err := replica.OpenStore("s", storeOptions(fs, 1))
+			if err == nil {
+				err = errors.Join(errors.New("opened"), s.Close())
+			}
+			if !errors.Is(err, syscall.ENOSPC) || refused.Load() == 0 {
+				t.Errorf("OpenStore = %v after %d writes, want %v", err, refused.Load(), syscall.ENOSPC)
+			}
+		})
+	}
+}
+
 // TestPreallocationNeedsNoSpace: a log for which no space can be set aside is
 // written all the same while there is room for what comes.
 func TestPreallocationNeedsNoSpace(t *testing.T) {

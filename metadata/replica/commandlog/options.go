@@ -1,6 +1,7 @@
 package commandlog
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -79,9 +80,13 @@ func (o Options) pebbleOptions(fatal func(error)) *pebble.Options {
 		FormatMajorVersion:          formatVersion,
 		Logger:                      storeLogger{log: o.Logger, fatal: fatal},
 		EventListener: &pebble.EventListener{
+			// Pebble tries a flush again for ever, also while it opens.
 			BackgroundError: func(err error) {
-				if pebble.IsCorruptionError(err) {
+				switch {
+				case pebble.IsCorruptionError(err):
 					fatal(fmt.Errorf("%w: %w", ErrRot, err))
+				case !errors.Is(err, pebble.ErrCancelledCompaction):
+					fatal(fmt.Errorf("commandlog: background: %w", err))
 				}
 			},
 		},
