@@ -15,7 +15,7 @@
 //	RUCHE_REQUIRE  1 has them fail instead, and where mkfs.ext4 or mount is
 //	               missing or fails
 //	RUCHE_LIN_OPS  how many calls are checked for one order while devices fail,
-//	               10,000 if not set
+//	               30,000 if not set
 //	RUCHE_CUTS     how often the power of all devices fails, 34 if not set
 //	RUCHE_SEED     seed of both
 package devices

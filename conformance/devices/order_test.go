@@ -1,11 +1,14 @@
 package devices
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -20,7 +23,7 @@ import (
 // killed between.
 func TestLinearOnDevices(t *testing.T) {
 	t.Parallel()
-	calls, err := strconv.Atoi(cmp.Or(os.Getenv("RUCHE_LIN_OPS"), "10000"))
+	calls, err := strconv.Atoi(cmp.Or(os.Getenv("RUCHE_LIN_OPS"), "30000"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +66,32 @@ func TestLinearOnDevices(t *testing.T) {
 	t.Logf("T-LIN: 0 anomalies in %d calls with 5 copies on devices of their own, %d of them without an answer, on %d sets of keys, while %s", c.Calls, c.Unknown, c.Rounds, faults)
 }
 
+// provoke writes until the copy on a drive has failed: a device that refuses
+// writes goes unnoticed while nobody has any, and the clients may be done.
+func (m *machine) provoke(drive int) {
+	m.t.Helper()
+	const own = "provocations"
+	core, body := m.client(), make([]byte, 4<<10)
+	if err := core.MakeBucket(m.t.Context(), own, minio.MakeBucketOptions{Region: region}); err != nil {
+		m.t.Fatal(err)
+	}
+	n := 0
+	m.await(fmt.Sprintf("copy on d%d fails", drive), func(c *copies) bool {
+		if slices.ContainsFunc(c.Stores, func(s copyStatus) bool {
+			return s.Path == filepath.Join(m.devices[drive-1].Path, "meta") && s.Health == "failed"
+		}) {
+			return true
+		}
+		for range 20 {
+			n++
+			key := strconv.Itoa(n % 100)
+			// Whether it is stored is not what is asked here.
+			_, _ = core.PutObject(m.t.Context(), own, key, bytes.NewReader(body), int64(len(body)), "", "", minio.PutObjectOptions{})
+		}
+		return false
+	})
+}
+
 // shake has devices fail until the clients have called often enough to be
 // done: some for a while, two for good.
 func (m *machine) shake(l *linear.Load, random *rand.Rand) string {
@@ -96,7 +125,7 @@ func (m *machine) shake(l *linear.Load, random *rand.Rand) string {
 	pause(time.Second)
 	must(m.devices[2].Fail())
 	pause(3 * time.Second)
-	m.health(3, "failed")
+	m.provoke(3)
 	transient()
 	m.command("metadata", "replace", fmt.Sprint(m.copyOn(3).Replica), m.devices[5].Path)
 	pause(time.Second)
