@@ -122,6 +122,8 @@ type client struct {
 	// lenient clients bear answers that say that drives or metadata fail; what
 	// was under way then is unknown.
 	lenient bool
+	// patient clients open objects and read them later more often.
+	patient bool
 }
 
 // simSizes are lengths at which the way of a body changes: nothing, inline,
@@ -141,6 +143,9 @@ func (c *client) key() string { return c.k.keys[c.rng.IntN(len(c.k.keys))] }
 // step does one operation.
 func (c *client) step(ctx context.Context) error {
 	progress.Add(1)
+	if c.patient && c.rng.IntN(5) == 0 {
+		return c.linger(ctx)
+	}
 	switch n := c.rng.IntN(100); {
 	case n < 32:
 		return c.put(ctx)

@@ -185,17 +185,24 @@ func freeTrash(ctx context.Context, m object.Metadata, shards object.Shards, gro
 	if err != nil {
 		return err
 	}
-	rows, err := m.Trash(ctx, group, 0, 100)
-	if err != nil {
-		return err
+	var all []metadata.Trash
+	for after := uint64(0); ; {
+		page, err := m.Trash(ctx, group, after, 100)
+		if err != nil {
+			return err
+		}
+		if all = append(all, page...); len(page) == 0 {
+			break
+		}
+		after = page[len(page)-1].Order
 	}
-	for i := range rows {
-		parts, err := m.TrashParts(ctx, group, &rows[i], 100)
+	for i := range all {
+		parts, err := m.TrashParts(ctx, group, &all[i], 100)
 		if err != nil {
 			return err
 		}
 		for _, p := range parts {
-			chunks, err := m.Chunks(ctx, metadata.BucketRef{Group: group, ID: rows[i].Bucket}, p.ID, 0, 100)
+			chunks, err := m.Chunks(ctx, metadata.BucketRef{Group: group, ID: all[i].Bucket}, p.ID, 0, 100)
 			if err != nil {
 				return err
 			}
@@ -439,10 +446,10 @@ func hunt(t *testing.T, m mutant, limit int) (found bool, cuts int, err error) {
 		synctest.Test(t, func(t *testing.T) {
 			w, first := newWorld(p, image, *simSeed<<32+1<<31+n)
 			w.plant = m.plant
-			w.lenient = !slices.Contains(m.by, failedReader) // clients bear failures
-			if m.drives > 3 {
-				w.often = 2 // what is wrong with shards that are missing shows only then
-			}
+			// What only a late reader sees needs many of them. Otherwise clients bear
+			// failures; what is wrong with shards shows when others are missing.
+			w.patient = slices.Contains(m.by, failedReader)
+			w.lenient, w.often = !w.patient, 2
 			err = w.run(t.Context(), first, cutsOfWorld)
 			cuts += max(1, w.cuts)
 			found = err != nil

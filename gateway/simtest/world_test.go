@@ -61,22 +61,23 @@ type world struct {
 	rng   *rand.Rand
 	sizes []int
 	away  string           // drive that is sometimes missing
-	often int              // it is in every such life, by chance; 0: in every fifth
+	often int              // it is, or is damaged, in every such life, by chance; 0: in every fifth
 	old   topology.DriveID // its id, once it was there
 	log   *slog.Logger
 	plant func(*site) // a bug, into each life
-	// lenient clients bear that operations fail; see client.
-	lenient bool
-	mu      sync.Mutex // guards what follows
-	at      *site      // of the life that runs
-	due     bool       // a drive is missing in it
-	known   *known     // in that life
-	steps   int        // of the disk until the next cut
-	told    int        // answers until the next cut
-	wanted  int        // cuts that are to be made in this life
-	taken   []*picture
-	mail    *mail
-	power   *rand.Rand
+	// lenient clients bear that operations fail, and patient ones read late; see
+	// client.
+	lenient, patient bool
+	mu               sync.Mutex // guards what follows
+	at               *site      // of the life that runs
+	due              bool       // a drive is missing in it
+	known            *known     // in that life
+	steps            int        // of the disk until the next cut
+	told             int        // answers until the next cut
+	wanted           int        // cuts that are to be made in this life
+	taken            []*picture
+	mail             *mail
+	power            *rand.Rand
 
 	cuts, looks, quiet, lateCommits, rotten int
 }
@@ -371,7 +372,7 @@ func (w *world) work(ctx context.Context, s *store) error {
 		return w.wanted == 0
 	}
 	for range cap(errs) {
-		c := &client{s: s, k: w.known, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 13)), sizes: w.sizes, slow: 2 * w.plan.epoch, lenient: w.lenient}
+		c := &client{s: s, k: w.known, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 13)), sizes: w.sizes, slow: 2 * w.plan.epoch, lenient: w.lenient, patient: w.patient}
 		go func() { errs <- c.work(ctx, 12, over, 20*time.Second) }()
 	}
 	var all error
@@ -384,7 +385,7 @@ func (w *world) work(ctx context.Context, s *store) error {
 // look starts what a power cut has left and only looks at it.
 func (w *world) look(ctx context.Context, p *picture) error {
 	at := w.begin(p, 0)
-	damaged := w.plan.scheme.Parity > 0 && w.rng.IntN(5) == 0
+	damaged := w.plan.scheme.Parity > 0 && w.rng.IntN(cmp.Or(w.often, 5)) == 0
 	if damaged {
 		if err := w.damage(p.fs); err != nil {
 			return err
